@@ -21,6 +21,7 @@ from harp.estimator.job import Need
 from harp.inject import FROM_DAEMON, Backing, driver_backing, shim_dir, soft_dir, tenant_env
 from harp.model import TenantClass
 from harp.native import find
+from harp.profile import make as make_profile
 from harp.rundir import check_socket, make_user_dir, sweep
 from harp.units import format_percent, format_size
 
@@ -150,6 +151,7 @@ def _grant_folder(
     check_socket(path)
     folder.mkdir(mode=0o700)
     try:
+        make_profile(folder)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
             sock.bind(str(path))
             sock.listen(_BACKLOG)

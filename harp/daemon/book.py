@@ -52,6 +52,7 @@ from harp.lease_wire import ANY_UID
 from harp.metrics import Fairness, Totals
 from harp.model import Device, Limits, Tenant
 from harp.procs import read
+from harp.profile import NAME as PROFILE
 from harp.units import PPM
 
 __all__ = ["Book"]
@@ -400,7 +401,7 @@ def _sweep(tenant: Tenant) -> None:
     if tenant.uid != os.geteuid() or not tenant.grant_dir:
         return
     folder = Path(tenant.grant_dir)
-    for name in ("arbiter.sock", "shim.log"):
+    for name in ("arbiter.sock", "shim.log", PROFILE):
         try:
             (folder / name).unlink(missing_ok=True)
         except OSError:

@@ -29,6 +29,7 @@ from pathlib import Path
 from harp.errors import ConfigError, DaemonError
 from harp.inject import Backing, shim_dir, soft_dir
 from harp.native import NativeDir
+from harp.profile import make as make_profile
 from harp.remote import clearing
 from harp.remote.uids import Uids
 from harp.rundir import check_socket
@@ -169,6 +170,7 @@ def _furnish(home: Home, path: Path, sock: socket.socket) -> None:
         folder.mkdir(mode=0o700)
     sock.bind(str(path))
     sock.listen(_BACKLOG)
+    make_profile(home.folder, home.uid or None)
     if home.uid:
         for its in (path, *inner, home.folder):
             os.chown(its, home.uid, home.uid)

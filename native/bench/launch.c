@@ -184,6 +184,7 @@ static void prepare(void)
         bench_fail("memory", -1);
     if (!b.kernel) {
         b.exec = (CUgraphExec)&b;
+        b.function = (CUfunction)&b; /* none at all would be no launch that a program makes */
         return;
     }
     DO(cuModuleLoadData, &module, ptx);

@@ -178,9 +178,9 @@ def _taken(function: Function, symbol: Symbol, key: str) -> tuple[str, list[str]
     What is sure is asked before the time gate, and then nothing else is; else all is leased first.
     """
     if function.gate is Gate.GRAPH_LAUNCH:
-        fast, taken = "", "harp_graph_turn"
+        fast, taken = "", "harp_graph_turn"  # its row is there always
     elif function.gate is Gate.LAUNCH and symbol.params[0].type != "CUDA_LAUNCH_PARAMS *":
-        fast, taken = f"harp_local_open({key}) && ", "harp_local"
+        fast, taken = "row != NULL && ", "harp_local"
     else:
         return "", [], "{}"
     lease = [
@@ -190,6 +190,49 @@ def _taken(function: Function, symbol: Symbol, key: str) -> tuple[str, list[str]
         "        return denied;",
     ]
     return fast, lease, f"{taken}_end(&taken, {{}})"
+
+
+def _product(prefix: str, name: str) -> str:
+    return " * ".join(f"(uint64_t){prefix}{name}Dim{axis}" for axis in "XYZ")
+
+
+def _profiled(function: Function, symbol: Symbol, key: str, size: str) -> tuple[str, str, str]:
+    """Where a launch is counted: the row that is at hand, the one of the slow path, how many blocks."""
+    if function.gate is Gate.GRAPH_LAUNCH:
+        return "harp_profile_graph()", "row", "1"
+    first = symbol.params[0]
+    if first.type in ("CUDA_LAUNCH_PARAMS *", "const CUlaunchConfig *"):
+        prefix = f"{first.name}->"
+    elif _find(symbol, "blockDimX"):
+        prefix = ""
+    else:  # the block is told by another call
+        return f"harp_local_row({key})", f"harp_profile_launch({key}, 0, 0)", size
+    shape = f"{_product(prefix, 'block')}, {prefix}sharedMemBytes"
+    return f"harp_local_row({key})", f"harp_profile_launch({key}, {shape})", size
+
+
+#: which way, by what the name says
+_WAYS = (
+    (("HtoD", "HtoA"), "HTOD"),
+    (("DtoH", "AtoH"), "DTOH"),
+    (("DtoD", "DtoA", "AtoD", "AtoA"), "DTOD"),
+)
+
+
+def _copied(symbol: Symbol, size: str) -> list[str]:
+    """Counts the bytes of a copy or fill; of batches and prefetches, which only the driver knows, none."""
+    name = symbol.name
+    if name.startswith("cuMemset"):
+        bits = next(b for b in (8, 16, 32) if f"D{b}" in name)
+        return [f"    harp_profile_copied(HARP_COPIED_FILL, {size} * {bits // 8});"]
+    if not name.startswith("cuMemcpy") or "Batch" in name or _find(symbol, "numOps"):
+        return []
+    way = next((f"HARP_COPIED_{w}" for parts, w in _WAYS if any(p in name for p in parts)), "")
+    if not way and "pCopy" in size:
+        way = "harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType)"
+    elif not way:
+        way = "HARP_COPIED_DTOD" if "Peer" in name else "HARP_COPIED_OTHER"
+    return [f"    harp_profile_copied({way}, {size});"]
 
 
 def time_c(functions: Sequence[Function]) -> str:
@@ -218,6 +261,15 @@ def time_c(functions: Sequence[Function]) -> str:
             ]
         )
         fast, before, done = _taken(f, s, key)
+        launch = kind == "HARP_WORK_COMPUTE"
+        row, slow, blocks = _profiled(f, s, key, size) if launch else ("", "", "")
+        counted = f"harp_profile_launched(row, {'blocks' if blocks != '1' else '1'});"
+        local = [f"    struct harp_profile_row *row = {row};"] if launch else _copied(s, size)
+        if launch and blocks != "1":
+            local.insert(0, f"    uint64_t blocks = {blocks};")
+            size = "blocks"
+        if launch and not fast and f.gate is not Gate.GRAPH_LAUNCH:
+            fast = "row != NULL && "
         lines += [
             f"{f.ret} harp_hook_{s.name}({s.args})",
             "{",
@@ -228,13 +280,25 @@ def time_c(functions: Sequence[Function]) -> str:
                 if s.per_thread
                 else []
             ),
-            *(before if not fast else []),
-            f"    if ({fast}harp_time_open(on, {kind}))",
+            *local,
+            *(before if done != "{}" and f.gate is Gate.GRAPH_LAUNCH else []),
+            f"    if ({fast}harp_time_open(on, {kind})) {{",
+            *([f"        {counted}"] if launch else []),
             f"        return {(done if not fast else '{}').format(f'HARP_REAL({s.name})({s.call})')};",
+            "    }",
             *(before if fast else []),
             "    struct harp_turn turn;",
             f"    harp_turn_begin(&turn, on, {kind}, {key}, {size});",
+            *([f"    turn.row = {slow};"] if launch else []),
             f"    {f.ret} result = HARP_REAL({s.name})({s.call});",
+            *(
+                [
+                    "    if (result == CUDA_SUCCESS)",
+                    "        " + counted.replace("(row", "(turn.row"),
+                ]
+                if launch
+                else []
+            ),
             "    harp_turn_end(&turn, result);",
             f"    return {done.format('result')};",
             "}",

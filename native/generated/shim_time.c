@@ -8,15 +8,21 @@
 CUresult harp_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
 {
     CUstream on = hStream;
+    struct harp_profile_row *row = harp_profile_graph();
     struct harp_graph_turn taken;
     CUresult denied = harp_graph_turn_begin(&taken, hGraph, on);
     if (denied != CUDA_SUCCESS)
         return denied;
-    if (harp_time_open(on, HARP_WORK_COMPUTE))
+    if (harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, 1);
         return harp_graph_turn_end(&taken, HARP_REAL(cuGraphLaunch)(hGraph, hStream));
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, hGraph, 1);
+    turn.row = row;
     CUresult result = HARP_REAL(cuGraphLaunch)(hGraph, hStream);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, 1);
     harp_turn_end(&turn, result);
     return harp_graph_turn_end(&taken, result);
 }
@@ -26,15 +32,21 @@ CUresult harp_hook_cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
+    struct harp_profile_row *row = harp_profile_graph();
     struct harp_graph_turn taken;
     CUresult denied = harp_graph_turn_begin(&taken, hGraph, on);
     if (denied != CUDA_SUCCESS)
         return denied;
-    if (harp_time_open(on, HARP_WORK_COMPUTE))
+    if (harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, 1);
         return harp_graph_turn_end(&taken, HARP_REAL(cuGraphLaunch_ptsz)(hGraph, hStream));
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, hGraph, 1);
+    turn.row = row;
     CUresult result = HARP_REAL(cuGraphLaunch_ptsz)(hGraph, hStream);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, 1);
     harp_turn_end(&turn, result);
     return harp_graph_turn_end(&taken, result);
 }
@@ -42,15 +54,21 @@ CUresult harp_hook_cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
 CUresult harp_hook_cuLaunch(CUfunction f)
 {
     CUstream on = NULL;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, 1);
         return HARP_REAL(cuLaunch)(f);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, 1);
+    turn.row = harp_profile_launch(f, 0, 0);
     CUresult result = HARP_REAL(cuLaunch)(f);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, 1);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -62,20 +80,27 @@ CUresult harp_hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX
                                              CUstream hStream, void **kernelParams)
 {
     CUstream on = hStream;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks = (uint64_t)gridDimX * (uint64_t)gridDimY * (uint64_t)gridDimZ;
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchCooperativeKernel)(f, gridDimX, gridDimY, gridDimZ, blockDimX,
                                                     blockDimY, blockDimZ, sharedMemBytes, hStream,
                                                     kernelParams);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f,
-                    (uint64_t)gridDimX * (uint64_t)gridDimY * (uint64_t)gridDimZ);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
+    turn.row = harp_profile_launch(
+        f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
     CUresult result =
         HARP_REAL(cuLaunchCooperativeKernel)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
                                              blockDimZ, sharedMemBytes, hStream, kernelParams);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -86,14 +111,24 @@ CUresult harp_hook_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *laun
     if (launchParamsList == NULL)
         return HARP_REAL(cuLaunchCooperativeKernelMultiDevice)(launchParamsList, numDevices, flags);
     CUstream on = launchParamsList->hStream;
-    if (harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks = (uint64_t)launchParamsList->gridDimX * (uint64_t)launchParamsList->gridDimY *
+                      (uint64_t)launchParamsList->gridDimZ;
+    struct harp_profile_row *row = harp_local_row(launchParamsList->function);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchCooperativeKernelMultiDevice)(launchParamsList, numDevices, flags);
+    }
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, launchParamsList->function,
-                    (uint64_t)launchParamsList->gridDimX * (uint64_t)launchParamsList->gridDimY *
-                        (uint64_t)launchParamsList->gridDimZ);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, launchParamsList->function, blocks);
+    turn.row = harp_profile_launch(launchParamsList->function,
+                                   (uint64_t)launchParamsList->blockDimX *
+                                       (uint64_t)launchParamsList->blockDimY *
+                                       (uint64_t)launchParamsList->blockDimZ,
+                                   launchParamsList->sharedMemBytes);
     CUresult result =
         HARP_REAL(cuLaunchCooperativeKernelMultiDevice)(launchParamsList, numDevices, flags);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return result;
 }
@@ -108,20 +143,27 @@ CUresult harp_hook_cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gri
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks = (uint64_t)gridDimX * (uint64_t)gridDimY * (uint64_t)gridDimZ;
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchCooperativeKernel_ptsz)(f, gridDimX, gridDimY, gridDimZ, blockDimX,
                                                          blockDimY, blockDimZ, sharedMemBytes,
                                                          hStream, kernelParams);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f,
-                    (uint64_t)gridDimX * (uint64_t)gridDimY * (uint64_t)gridDimZ);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
+    turn.row = harp_profile_launch(
+        f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
     CUresult result = HARP_REAL(cuLaunchCooperativeKernel_ptsz)(
         f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
         kernelParams);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -129,15 +171,22 @@ CUresult harp_hook_cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gri
 CUresult harp_hook_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
 {
     CUstream on = NULL;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks = (uint64_t)grid_width * (uint64_t)grid_height;
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchGrid)(f, grid_width, grid_height);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, (uint64_t)grid_width * (uint64_t)grid_height);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
+    turn.row = harp_profile_launch(f, 0, 0);
     CUresult result = HARP_REAL(cuLaunchGrid)(f, grid_width, grid_height);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -146,15 +195,22 @@ CUresult harp_hook_cuLaunchGridAsync(CUfunction f, int grid_width, int grid_heig
                                      CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks = (uint64_t)grid_width * (uint64_t)grid_height;
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchGridAsync)(f, grid_width, grid_height, hStream);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, (uint64_t)grid_width * (uint64_t)grid_height);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
+    turn.row = harp_profile_launch(f, 0, 0);
     CUresult result = HARP_REAL(cuLaunchGridAsync)(f, grid_width, grid_height, hStream);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -166,19 +222,26 @@ CUresult harp_hook_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned 
                                   void **kernelParams, void **extra)
 {
     CUstream on = hStream;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks = (uint64_t)gridDimX * (uint64_t)gridDimY * (uint64_t)gridDimZ;
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchKernel)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
                                          blockDimZ, sharedMemBytes, hStream, kernelParams, extra);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f,
-                    (uint64_t)gridDimX * (uint64_t)gridDimY * (uint64_t)gridDimZ);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
+    turn.row = harp_profile_launch(
+        f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
     CUresult result =
         HARP_REAL(cuLaunchKernel)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
                                   sharedMemBytes, hStream, kernelParams, extra);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -189,17 +252,25 @@ CUresult harp_hook_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, 
     if (config == NULL)
         return HARP_REAL(cuLaunchKernelEx)(config, f, kernelParams, extra);
     CUstream on = config->hStream;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks =
+        (uint64_t)config->gridDimX * (uint64_t)config->gridDimY * (uint64_t)config->gridDimZ;
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchKernelEx)(config, f, kernelParams, extra);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f,
-                    (uint64_t)config->gridDimX * (uint64_t)config->gridDimY *
-                        (uint64_t)config->gridDimZ);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
+    turn.row = harp_profile_launch(
+        f, (uint64_t)config->blockDimX * (uint64_t)config->blockDimY * (uint64_t)config->blockDimZ,
+        config->sharedMemBytes);
     CUresult result = HARP_REAL(cuLaunchKernelEx)(config, f, kernelParams, extra);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -212,17 +283,25 @@ CUresult harp_hook_cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunctio
     CUstream on = config->hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks =
+        (uint64_t)config->gridDimX * (uint64_t)config->gridDimY * (uint64_t)config->gridDimZ;
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchKernelEx_ptsz)(config, f, kernelParams, extra);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f,
-                    (uint64_t)config->gridDimX * (uint64_t)config->gridDimY *
-                        (uint64_t)config->gridDimZ);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
+    turn.row = harp_profile_launch(
+        f, (uint64_t)config->blockDimX * (uint64_t)config->blockDimY * (uint64_t)config->blockDimZ,
+        config->sharedMemBytes);
     CUresult result = HARP_REAL(cuLaunchKernelEx_ptsz)(config, f, kernelParams, extra);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -236,20 +315,27 @@ CUresult harp_hook_cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsi
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_local_open(f) && harp_time_open(on, HARP_WORK_COMPUTE))
+    uint64_t blocks = (uint64_t)gridDimX * (uint64_t)gridDimY * (uint64_t)gridDimZ;
+    struct harp_profile_row *row = harp_local_row(f);
+    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+        harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchKernel_ptsz)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
                                               blockDimZ, sharedMemBytes, hStream, kernelParams,
                                               extra);
+    }
     struct harp_local taken;
     CUresult denied = harp_local_begin(&taken, f, on);
     if (denied != CUDA_SUCCESS)
         return denied;
     struct harp_turn turn;
-    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f,
-                    (uint64_t)gridDimX * (uint64_t)gridDimY * (uint64_t)gridDimZ);
+    harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
+    turn.row = harp_profile_launch(
+        f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
     CUresult result =
         HARP_REAL(cuLaunchKernel_ptsz)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
                                        blockDimZ, sharedMemBytes, hStream, kernelParams, extra);
+    if (result == CUDA_SUCCESS)
+        harp_profile_launched(turn.row, blocks);
     harp_turn_end(&turn, result);
     return harp_local_end(&taken, result);
 }
@@ -259,8 +345,9 @@ CUresult harp_hook_cuMemBatchDecompressAsync(CUmemDecompressParams *paramsArray,
                                              CUstream stream)
 {
     CUstream on = stream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemBatchDecompressAsync)(paramsArray, count, flags, errorIndex, stream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemBatchDecompressAsync,
@@ -278,9 +365,10 @@ CUresult harp_hook_cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsA
     CUstream on = stream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemBatchDecompressAsync_ptsz)(paramsArray, count, flags, errorIndex,
                                                          stream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemBatchDecompressAsync_ptsz,
@@ -298,9 +386,10 @@ CUresult harp_hook_cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t 
                                                      unsigned long long flags, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemDiscardAndPrefetchBatchAsync)(
             dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemDiscardAndPrefetchBatchAsync,
@@ -318,9 +407,10 @@ CUresult harp_hook_cuMemDiscardAndPrefetchBatchAsync_ptsz(
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemDiscardAndPrefetchBatchAsync_ptsz)(
             dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemDiscardAndPrefetchBatchAsync_ptsz,
@@ -335,8 +425,9 @@ CUresult harp_hook_cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice
                                       CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemPrefetchAsync)(devPtr, count, dstDevice, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemPrefetchAsync,
                     (uint64_t)count << 20);
@@ -351,8 +442,9 @@ CUresult harp_hook_cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUd
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemPrefetchAsync_ptsz)(devPtr, count, dstDevice, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemPrefetchAsync_ptsz,
@@ -366,8 +458,9 @@ CUresult harp_hook_cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmem
                                          unsigned int flags, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemPrefetchAsync_v2)(devPtr, count, location, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemPrefetchAsync_v2, (uint64_t)count << 20);
@@ -383,8 +476,9 @@ CUresult harp_hook_cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemPrefetchAsync_v2_ptsz)(devPtr, count, location, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemPrefetchAsync_v2_ptsz,
@@ -401,9 +495,10 @@ CUresult harp_hook_cuMemPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, si
                                            CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemPrefetchBatchAsync)(dptrs, sizes, count, prefetchLocs,
                                                   prefetchLocIdxs, numPrefetchLocs, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemPrefetchBatchAsync,
@@ -422,9 +517,10 @@ CUresult harp_hook_cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *size
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemPrefetchBatchAsync_ptsz)(
             dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemPrefetchBatchAsync_ptsz,
@@ -438,8 +534,10 @@ CUresult harp_hook_cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *size
 CUresult harp_hook_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_OTHER, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy)(dst, src, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy,
                     (uint64_t)ByteCount);
@@ -453,8 +551,11 @@ CUresult harp_hook_cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2D)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2D)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2D,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height);
@@ -468,8 +569,11 @@ CUresult harp_hook_cuMemcpy2DAsync(const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStre
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2DAsync)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2DAsync)(pCopy, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2DAsync,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height);
@@ -483,8 +587,11 @@ CUresult harp_hook_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStre
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2DAsync_v2)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2DAsync_v2)(pCopy, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2DAsync_v2,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height);
@@ -500,8 +607,11 @@ CUresult harp_hook_cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream 
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2DAsync_v2_ptsz)(pCopy, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy2DAsync_v2_ptsz,
@@ -516,8 +626,11 @@ CUresult harp_hook_cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2DUnaligned)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2DUnaligned)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy2DUnaligned,
@@ -532,8 +645,11 @@ CUresult harp_hook_cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2DUnaligned_v2)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2DUnaligned_v2)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy2DUnaligned_v2,
@@ -550,8 +666,11 @@ CUresult harp_hook_cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy)
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2DUnaligned_v2_ptds)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy2DUnaligned_v2_ptds,
@@ -566,8 +685,11 @@ CUresult harp_hook_cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2D_v2)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2D_v2)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2D_v2,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height);
@@ -583,8 +705,11 @@ CUresult harp_hook_cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy)
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy2D_v2_ptds)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2D_v2_ptds,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height);
@@ -598,8 +723,11 @@ CUresult harp_hook_cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3D)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3D)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3D,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
@@ -613,8 +741,11 @@ CUresult harp_hook_cuMemcpy3DAsync(const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStre
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3DAsync)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DAsync)(pCopy, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DAsync,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
@@ -628,8 +759,11 @@ CUresult harp_hook_cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStre
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3DAsync_v2)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DAsync_v2)(pCopy, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DAsync_v2,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
@@ -645,8 +779,11 @@ CUresult harp_hook_cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream 
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DAsync_v2_ptsz)(pCopy, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DAsync_v2_ptsz,
@@ -660,8 +797,9 @@ CUresult harp_hook_cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *o
                                         size_t *failIdx, unsigned long long flags, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DBatchAsync)(numOps, opList, failIdx, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DBatchAsync, (uint64_t)numOps << 20);
@@ -677,8 +815,9 @@ CUresult harp_hook_cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DBatchAsync_ptsz)(numOps, opList, failIdx, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DBatchAsync_ptsz,
@@ -692,8 +831,9 @@ CUresult harp_hook_cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP
                                            unsigned long long flags, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DBatchAsync_v2)(numOps, opList, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DBatchAsync_v2,
@@ -709,8 +849,9 @@ CUresult harp_hook_cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BAT
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DBatchAsync_v2_ptsz)(numOps, opList, flags, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DBatchAsync_v2_ptsz,
@@ -725,8 +866,11 @@ CUresult harp_hook_cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3DPeer)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DPeer)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DPeer,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
@@ -740,8 +884,11 @@ CUresult harp_hook_cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *pCopy, CUstream
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3DPeerAsync)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DPeerAsync)(pCopy, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DPeerAsync,
@@ -758,8 +905,11 @@ CUresult harp_hook_cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUs
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DPeerAsync_ptsz)(pCopy, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DPeerAsync_ptsz,
@@ -776,8 +926,11 @@ CUresult harp_hook_cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy)
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3DPeer_ptds)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DPeer_ptds,
@@ -792,8 +945,11 @@ CUresult harp_hook_cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3D_v2)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3D_v2)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3D_v2,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
@@ -809,8 +965,11 @@ CUresult harp_hook_cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy)
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(harp_profile_way(pCopy->srcMemoryType, pCopy->dstMemoryType),
+                        (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy3D_v2_ptds)(pCopy);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3D_v2_ptds,
                     (uint64_t)pCopy->WidthInBytes * pCopy->Height * pCopy->Depth);
@@ -823,8 +982,10 @@ CUresult harp_hook_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCo
                                  CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_OTHER, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAsync)(dst, src, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAsync,
                     (uint64_t)ByteCount);
@@ -839,8 +1000,10 @@ CUresult harp_hook_cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t B
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_OTHER, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAsync_ptsz)(dst, src, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAsync_ptsz,
                     (uint64_t)ByteCount);
@@ -853,8 +1016,10 @@ CUresult harp_hook_cuMemcpyAtoA(CUarray dstArray, unsigned int dstOffset, CUarra
                                 unsigned int srcOffset, unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoA)(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoA,
                     (uint64_t)ByteCount);
@@ -867,8 +1032,10 @@ CUresult harp_hook_cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray s
                                    size_t srcOffset, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoA_v2)(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoA_v2,
                     (uint64_t)ByteCount);
@@ -884,8 +1051,10 @@ CUresult harp_hook_cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUar
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoA_v2_ptds)(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoA_v2_ptds, (uint64_t)ByteCount);
@@ -899,8 +1068,10 @@ CUresult harp_hook_cuMemcpyAtoD(CUdeviceptr_v1 dstDevice, CUarray srcArray, unsi
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoD)(dstDevice, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoD,
                     (uint64_t)ByteCount);
@@ -913,8 +1084,10 @@ CUresult harp_hook_cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size
                                    size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoD_v2)(dstDevice, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoD_v2,
                     (uint64_t)ByteCount);
@@ -929,8 +1102,10 @@ CUresult harp_hook_cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray,
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoD_v2_ptds)(dstDevice, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoD_v2_ptds, (uint64_t)ByteCount);
@@ -943,8 +1118,10 @@ CUresult harp_hook_cuMemcpyAtoH(void *dstHost, CUarray srcArray, unsigned int sr
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoH)(dstHost, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoH,
                     (uint64_t)ByteCount);
@@ -957,8 +1134,10 @@ CUresult harp_hook_cuMemcpyAtoHAsync(void *dstHost, CUarray srcArray, unsigned i
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoHAsync)(dstHost, srcArray, srcOffset, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoHAsync,
                     (uint64_t)ByteCount);
@@ -972,8 +1151,10 @@ CUresult harp_hook_cuMemcpyAtoHAsync_v2(void *dstHost, CUarray srcArray, size_t 
                                         size_t ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoHAsync_v2)(dstHost, srcArray, srcOffset, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoHAsync_v2, (uint64_t)ByteCount);
@@ -989,9 +1170,11 @@ CUresult harp_hook_cuMemcpyAtoHAsync_v2_ptsz(void *dstHost, CUarray srcArray, si
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoHAsync_v2_ptsz)(dstHost, srcArray, srcOffset, ByteCount,
                                                     hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoHAsync_v2_ptsz,
@@ -1006,8 +1189,10 @@ CUresult harp_hook_cuMemcpyAtoH_v2(void *dstHost, CUarray srcArray, size_t srcOf
                                    size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoH_v2)(dstHost, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoH_v2,
                     (uint64_t)ByteCount);
@@ -1022,8 +1207,10 @@ CUresult harp_hook_cuMemcpyAtoH_v2_ptds(void *dstHost, CUarray srcArray, size_t 
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyAtoH_v2_ptds)(dstHost, srcArray, srcOffset, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoH_v2_ptds, (uint64_t)ByteCount);
@@ -1037,9 +1224,10 @@ CUresult harp_hook_cuMemcpyBatchAsync(CUdeviceptr *dsts, CUdeviceptr *srcs, size
                                       size_t numAttrs, size_t *failIdx, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyBatchAsync)(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs,
                                              failIdx, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyBatchAsync,
                     (uint64_t)count << 20);
@@ -1057,9 +1245,10 @@ CUresult harp_hook_cuMemcpyBatchAsync_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyBatchAsync_ptsz)(dsts, srcs, sizes, count, attrs, attrsIdxs,
                                                   numAttrs, failIdx, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyBatchAsync_ptsz,
@@ -1075,9 +1264,10 @@ CUresult harp_hook_cuMemcpyBatchAsync_v2(CUdeviceptr *dsts, CUdeviceptr *srcs, s
                                          size_t numAttrs, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyBatchAsync_v2)(dsts, srcs, sizes, count, attrs, attrsIdxs,
                                                 numAttrs, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyBatchAsync_v2, (uint64_t)count << 20);
@@ -1094,9 +1284,10 @@ CUresult harp_hook_cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr *dsts, CUdeviceptr *sr
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyBatchAsync_v2_ptsz)(dsts, srcs, sizes, count, attrs, attrsIdxs,
                                                      numAttrs, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyBatchAsync_v2_ptsz,
@@ -1111,8 +1302,10 @@ CUresult harp_hook_cuMemcpyDtoA(CUarray dstArray, unsigned int dstOffset, CUdevi
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoA)(dstArray, dstOffset, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoA,
                     (uint64_t)ByteCount);
@@ -1125,8 +1318,10 @@ CUresult harp_hook_cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdevicep
                                    size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoA_v2)(dstArray, dstOffset, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoA_v2,
                     (uint64_t)ByteCount);
@@ -1141,8 +1336,10 @@ CUresult harp_hook_cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUde
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoA_v2_ptds)(dstArray, dstOffset, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoA_v2_ptds, (uint64_t)ByteCount);
@@ -1155,8 +1352,10 @@ CUresult harp_hook_cuMemcpyDtoD(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevi
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoD)(dstDevice, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoD,
                     (uint64_t)ByteCount);
@@ -1169,8 +1368,10 @@ CUresult harp_hook_cuMemcpyDtoDAsync(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 sr
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoDAsync)(dstDevice, srcDevice, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoDAsync,
                     (uint64_t)ByteCount);
@@ -1183,8 +1384,10 @@ CUresult harp_hook_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDe
                                         size_t ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoDAsync_v2)(dstDevice, srcDevice, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoDAsync_v2, (uint64_t)ByteCount);
@@ -1199,8 +1402,10 @@ CUresult harp_hook_cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr 
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoDAsync_v2_ptsz)(dstDevice, srcDevice, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoDAsync_v2_ptsz,
@@ -1214,8 +1419,10 @@ CUresult harp_hook_cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr 
 CUresult harp_hook_cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoD_v2)(dstDevice, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoD_v2,
                     (uint64_t)ByteCount);
@@ -1230,8 +1437,10 @@ CUresult harp_hook_cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDe
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoD_v2_ptds)(dstDevice, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoD_v2_ptds, (uint64_t)ByteCount);
@@ -1243,8 +1452,10 @@ CUresult harp_hook_cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDe
 CUresult harp_hook_cuMemcpyDtoH(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoH)(dstHost, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoH,
                     (uint64_t)ByteCount);
@@ -1257,8 +1468,10 @@ CUresult harp_hook_cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr_v1 srcDevice,
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoHAsync)(dstHost, srcDevice, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoHAsync,
                     (uint64_t)ByteCount);
@@ -1271,8 +1484,10 @@ CUresult harp_hook_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, si
                                         CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoHAsync_v2)(dstHost, srcDevice, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoHAsync_v2, (uint64_t)ByteCount);
@@ -1287,8 +1502,10 @@ CUresult harp_hook_cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevic
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoHAsync_v2_ptsz)(dstHost, srcDevice, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoHAsync_v2_ptsz,
@@ -1301,8 +1518,10 @@ CUresult harp_hook_cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevic
 CUresult harp_hook_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoH_v2)(dstHost, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoH_v2,
                     (uint64_t)ByteCount);
@@ -1316,8 +1535,10 @@ CUresult harp_hook_cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, si
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOH, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyDtoH_v2_ptds)(dstHost, srcDevice, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoH_v2_ptds, (uint64_t)ByteCount);
@@ -1330,8 +1551,10 @@ CUresult harp_hook_cuMemcpyHtoA(CUarray dstArray, unsigned int dstOffset, const 
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoA)(dstArray, dstOffset, srcHost, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoA,
                     (uint64_t)ByteCount);
@@ -1344,8 +1567,10 @@ CUresult harp_hook_cuMemcpyHtoAAsync(CUarray dstArray, unsigned int dstOffset, c
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoAAsync)(dstArray, dstOffset, srcHost, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoAAsync,
                     (uint64_t)ByteCount);
@@ -1359,8 +1584,10 @@ CUresult harp_hook_cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, cons
                                         size_t ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoAAsync_v2)(dstArray, dstOffset, srcHost, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoAAsync_v2, (uint64_t)ByteCount);
@@ -1377,9 +1604,11 @@ CUresult harp_hook_cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoAAsync_v2_ptsz)(dstArray, dstOffset, srcHost, ByteCount,
                                                     hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoAAsync_v2_ptsz,
@@ -1394,8 +1623,10 @@ CUresult harp_hook_cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const voi
                                    size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoA_v2)(dstArray, dstOffset, srcHost, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoA_v2,
                     (uint64_t)ByteCount);
@@ -1410,8 +1641,10 @@ CUresult harp_hook_cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, cons
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoA_v2_ptds)(dstArray, dstOffset, srcHost, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoA_v2_ptds, (uint64_t)ByteCount);
@@ -1424,8 +1657,10 @@ CUresult harp_hook_cuMemcpyHtoD(CUdeviceptr_v1 dstDevice, const void *srcHost,
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoD)(dstDevice, srcHost, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoD,
                     (uint64_t)ByteCount);
@@ -1438,8 +1673,10 @@ CUresult harp_hook_cuMemcpyHtoDAsync(CUdeviceptr_v1 dstDevice, const void *srcHo
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoDAsync)(dstDevice, srcHost, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoDAsync,
                     (uint64_t)ByteCount);
@@ -1452,8 +1689,10 @@ CUresult harp_hook_cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHo
                                         size_t ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoDAsync_v2)(dstDevice, srcHost, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoDAsync_v2, (uint64_t)ByteCount);
@@ -1468,8 +1707,10 @@ CUresult harp_hook_cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void *
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoDAsync_v2_ptsz)(dstDevice, srcHost, ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoDAsync_v2_ptsz,
@@ -1482,8 +1723,10 @@ CUresult harp_hook_cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void *
 CUresult harp_hook_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoD_v2)(dstDevice, srcHost, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoD_v2,
                     (uint64_t)ByteCount);
@@ -1498,8 +1741,10 @@ CUresult harp_hook_cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void *srcHo
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_HTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyHtoD_v2_ptds)(dstDevice, srcHost, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoD_v2_ptds, (uint64_t)ByteCount);
@@ -1512,8 +1757,10 @@ CUresult harp_hook_cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUd
                                 CUcontext srcContext, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyPeer)(dstDevice, dstContext, srcDevice, srcContext, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyPeer,
                     (uint64_t)ByteCount);
@@ -1528,9 +1775,11 @@ CUresult harp_hook_cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext
                                      CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyPeerAsync)(dstDevice, dstContext, srcDevice, srcContext, ByteCount,
                                             hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyPeerAsync,
                     (uint64_t)ByteCount);
@@ -1547,9 +1796,11 @@ CUresult harp_hook_cuMemcpyPeerAsync_ptsz(CUdeviceptr dstDevice, CUcontext dstCo
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyPeerAsync_ptsz)(dstDevice, dstContext, srcDevice, srcContext,
                                                  ByteCount, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemcpyPeerAsync_ptsz, (uint64_t)ByteCount);
@@ -1565,9 +1816,11 @@ CUresult harp_hook_cuMemcpyPeer_ptds(CUdeviceptr dstDevice, CUcontext dstContext
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_DTOD, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpyPeer_ptds)(dstDevice, dstContext, srcDevice, srcContext,
                                             ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyPeer_ptds,
                     (uint64_t)ByteCount);
@@ -1582,8 +1835,10 @@ CUresult harp_hook_cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCo
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_OTHER, (uint64_t)ByteCount);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemcpy_ptds)(dst, src, ByteCount);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy_ptds,
                     (uint64_t)ByteCount);
@@ -1595,8 +1850,10 @@ CUresult harp_hook_cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCo
 CUresult harp_hook_cuMemsetD16(CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD16)(dstDevice, us, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD16,
                     (uint64_t)N);
@@ -1609,8 +1866,10 @@ CUresult harp_hook_cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, si
                                     CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD16Async)(dstDevice, us, N, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD16Async,
                     (uint64_t)N);
@@ -1625,8 +1884,10 @@ CUresult harp_hook_cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short u
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD16Async_ptsz)(dstDevice, us, N, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD16Async_ptsz, (uint64_t)N);
@@ -1638,8 +1899,10 @@ CUresult harp_hook_cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short u
 CUresult harp_hook_cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD16_v2)(dstDevice, us, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD16_v2,
                     (uint64_t)N);
@@ -1653,8 +1916,10 @@ CUresult harp_hook_cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us,
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD16_v2_ptds)(dstDevice, us, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD16_v2_ptds, (uint64_t)N);
@@ -1667,8 +1932,10 @@ CUresult harp_hook_cuMemsetD2D16(CUdeviceptr_v1 dstDevice, unsigned int dstPitch
                                  unsigned int Width, unsigned int Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D16)(dstDevice, dstPitch, us, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D16,
                     (uint64_t)Width * Height);
@@ -1681,8 +1948,10 @@ CUresult harp_hook_cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, un
                                       size_t Width, size_t Height, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D16Async)(dstDevice, dstPitch, us, Width, Height, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D16Async,
                     (uint64_t)Width * Height);
@@ -1699,8 +1968,10 @@ CUresult harp_hook_cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitc
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D16Async_ptsz)(dstDevice, dstPitch, us, Width, Height, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D16Async_ptsz,
@@ -1715,8 +1986,10 @@ CUresult harp_hook_cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsi
                                     size_t Width, size_t Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D16_v2)(dstDevice, dstPitch, us, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D16_v2,
                     (uint64_t)Width * Height);
@@ -1731,8 +2004,10 @@ CUresult harp_hook_cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch,
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 2);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D16_v2_ptds)(dstDevice, dstPitch, us, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D16_v2_ptds,
@@ -1746,8 +2021,10 @@ CUresult harp_hook_cuMemsetD2D32(CUdeviceptr_v1 dstDevice, unsigned int dstPitch
                                  unsigned int Width, unsigned int Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D32)(dstDevice, dstPitch, ui, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D32,
                     (uint64_t)Width * Height);
@@ -1760,8 +2037,10 @@ CUresult harp_hook_cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, un
                                       size_t Width, size_t Height, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D32Async)(dstDevice, dstPitch, ui, Width, Height, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D32Async,
                     (uint64_t)Width * Height);
@@ -1777,8 +2056,10 @@ CUresult harp_hook_cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitc
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D32Async_ptsz)(dstDevice, dstPitch, ui, Width, Height, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D32Async_ptsz,
@@ -1793,8 +2074,10 @@ CUresult harp_hook_cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsi
                                     size_t Width, size_t Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D32_v2)(dstDevice, dstPitch, ui, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D32_v2,
                     (uint64_t)Width * Height);
@@ -1809,8 +2092,10 @@ CUresult harp_hook_cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch,
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D32_v2_ptds)(dstDevice, dstPitch, ui, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D32_v2_ptds,
@@ -1824,8 +2109,10 @@ CUresult harp_hook_cuMemsetD2D8(CUdeviceptr_v1 dstDevice, unsigned int dstPitch,
                                 unsigned int Width, unsigned int Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D8)(dstDevice, dstPitch, uc, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D8,
                     (uint64_t)Width * Height);
@@ -1838,8 +2125,10 @@ CUresult harp_hook_cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, uns
                                      size_t Width, size_t Height, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D8Async)(dstDevice, dstPitch, uc, Width, Height, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D8Async,
                     (uint64_t)Width * Height);
@@ -1854,8 +2143,10 @@ CUresult harp_hook_cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D8Async_ptsz)(dstDevice, dstPitch, uc, Width, Height, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D8Async_ptsz,
@@ -1870,8 +2161,10 @@ CUresult harp_hook_cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsig
                                    size_t Width, size_t Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D8_v2)(dstDevice, dstPitch, uc, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D8_v2,
                     (uint64_t)Width * Height);
@@ -1886,8 +2179,10 @@ CUresult harp_hook_cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, 
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)Width * Height * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD2D8_v2_ptds)(dstDevice, dstPitch, uc, Width, Height);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D8_v2_ptds,
@@ -1900,8 +2195,10 @@ CUresult harp_hook_cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, 
 CUresult harp_hook_cuMemsetD32(CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD32)(dstDevice, ui, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD32,
                     (uint64_t)N);
@@ -1914,8 +2211,10 @@ CUresult harp_hook_cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size
                                     CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD32Async)(dstDevice, ui, N, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD32Async,
                     (uint64_t)N);
@@ -1930,8 +2229,10 @@ CUresult harp_hook_cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD32Async_ptsz)(dstDevice, ui, N, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD32Async_ptsz, (uint64_t)N);
@@ -1943,8 +2244,10 @@ CUresult harp_hook_cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui,
 CUresult harp_hook_cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD32_v2)(dstDevice, ui, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD32_v2,
                     (uint64_t)N);
@@ -1958,8 +2261,10 @@ CUresult harp_hook_cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, s
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 4);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD32_v2_ptds)(dstDevice, ui, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD32_v2_ptds, (uint64_t)N);
@@ -1971,8 +2276,10 @@ CUresult harp_hook_cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, s
 CUresult harp_hook_cuMemsetD8(CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD8)(dstDevice, uc, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD8,
                     (uint64_t)N);
@@ -1985,8 +2292,10 @@ CUresult harp_hook_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size
                                    CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD8Async)(dstDevice, uc, N, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD8Async,
                     (uint64_t)N);
@@ -2001,8 +2310,10 @@ CUresult harp_hook_cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD8Async_ptsz)(dstDevice, uc, N, hStream);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
                     (const void *)(uintptr_t)HARP_SYM_cuMemsetD8Async_ptsz, (uint64_t)N);
@@ -2014,8 +2325,10 @@ CUresult harp_hook_cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc,
 CUresult harp_hook_cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD8_v2)(dstDevice, uc, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD8_v2,
                     (uint64_t)N);
@@ -2029,8 +2342,10 @@ CUresult harp_hook_cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, s
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on, HARP_WORK_COPY))
+    harp_profile_copied(HARP_COPIED_FILL, (uint64_t)N * 1);
+    if (harp_time_open(on, HARP_WORK_COPY)) {
         return HARP_REAL(cuMemsetD8_v2_ptds)(dstDevice, uc, N);
+    }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD8_v2_ptds,
                     (uint64_t)N);

@@ -30,6 +30,7 @@ LAYERS = {
     "harp.scheduler": 4,
     "harp.estimator": 4,
     "harp.procs": 4,
+    "harp.profile": 4,
     "harp.grants": 5,
     "harp.inject": 5,
     "harp.cdi": 6,

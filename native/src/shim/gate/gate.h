@@ -66,6 +66,8 @@ struct harp_bracket { /* launches of one lane between two events of one stream *
     struct harp_meter_stream *stream; /* NULL: destroyed */
     struct harp_mark *start, *end;
     struct harp_estimate *parts[HARP_BATCH_LAUNCHES];
+    struct harp_profile_row *rows[HARP_BATCH_LAUNCHES]; /* of parts; NULL: no kernel */
+    bool more; /* launches are in it that are none of the parts */
     unsigned n, unmeasured, lane;
     uint64_t ns;         /* predicted */
     uint64_t unready_ns; /* when it was last seen not done */

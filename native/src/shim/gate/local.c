@@ -19,7 +19,7 @@
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
-uintptr_t harp_local_fits[HARP_LOCAL_SETS][2];
+struct harp_local_fit harp_local_fits[HARP_LOCAL_SETS];
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* whoever writes `harp_local_fits` */
 static uint64_t forgotten;                               /* how often */
@@ -31,18 +31,23 @@ void harp_local_forget(void)
     __atomic_store_n(&forgotten, forgotten + 1, __ATOMIC_RELAXED);
     for (int i = 0; i < HARP_LOCAL_SETS; i++)
         for (int way = 0; way < 2; way++)
-            __atomic_store_n(&harp_local_fits[i][way], 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&harp_local_fits[i].f[way], 0, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&lock);
 }
 
 /* `since`: `forgotten` before the driver was asked about it. */
 static void remember(CUfunction f, uint64_t since)
 {
-    uintptr_t *at = harp_local_fits[harp_local_set(f)];
+    struct harp_local_fit *at = &harp_local_fits[harp_local_set(f)];
+    struct harp_profile_row *row = harp_profile_of(f);
     pthread_mutex_lock(&lock);
     if (since == forgotten && !harp_local_open(f)) {
-        __atomic_store_n(&at[1], at[0], __ATOMIC_RELAXED);
-        __atomic_store_n(&at[0], (uintptr_t)f, __ATOMIC_RELAXED);
+        if (at->f[0] != 0) {
+            __atomic_store_n(&at->row[1], at->row[0], __ATOMIC_RELAXED);
+            __atomic_store_n(&at->f[1], at->f[0], __ATOMIC_RELEASE);
+        }
+        __atomic_store_n(&at->row[0], row, __ATOMIC_RELAXED);
+        __atomic_store_n(&at->f[0], (uintptr_t)f, __ATOMIC_RELEASE);
     }
     pthread_mutex_unlock(&lock);
 }

@@ -5,17 +5,23 @@
  * is set again (limit.c) or the context goes. It is leased before that launch.
  *
  * Fast path (generated/shim_time.c): `harp_local_fits` holds functions that take nothing when they
- * are launched, whatever the context: a load and a compare.
+ * are launched, whatever the context: a load and a compare; and beside each where its launches are
+ * counted.
  */
 #ifndef HARP_SHIM_LOCAL_H
 #define HARP_SHIM_LOCAL_H
 
 #include "src/shim/gate/memory.h"
+#include "src/shim/gate/profile.h"
 
 #define HARP_LOCAL_SETS 2048
 
-/* Handles of functions, by harp_local_set(). */
-extern uintptr_t harp_local_fits[HARP_LOCAL_SETS][2];
+/* Functions, by harp_local_set(). A row of another function is met only while the two change
+ * places: rows are never gone. */
+extern struct harp_local_fit {
+    uintptr_t f[2];
+    struct harp_profile_row *row[2];
+} harp_local_fits[HARP_LOCAL_SETS];
 
 struct harp_local { /* between begin and end of a launch; on the caller's stack */
     CUcontext ctx;  /* NULL: it takes nothing */
@@ -30,9 +36,20 @@ static inline unsigned harp_local_set(CUfunction f)
 
 static inline bool harp_local_open(CUfunction f)
 {
-    const uintptr_t *at = harp_local_fits[harp_local_set(f)];
+    const uintptr_t *at = harp_local_fits[harp_local_set(f)].f;
     return __atomic_load_n(&at[0], __ATOMIC_RELAXED) == (uintptr_t)f ||
            __atomic_load_n(&at[1], __ATOMIC_RELAXED) == (uintptr_t)f;
+}
+
+/* Where launches of a function that takes nothing are counted; NULL: it may take something. */
+static inline struct harp_profile_row *harp_local_row(CUfunction f)
+{
+    const struct harp_local_fit *at = &harp_local_fits[harp_local_set(f)];
+    if (__atomic_load_n(&at->f[0], __ATOMIC_RELAXED) == (uintptr_t)f)
+        return __atomic_load_n(&at->row[0], __ATOMIC_RELAXED);
+    if (__atomic_load_n(&at->f[1], __ATOMIC_RELAXED) == (uintptr_t)f)
+        return __atomic_load_n(&at->row[1], __ATOMIC_RELAXED);
+    return NULL;
 }
 
 /* Leases what a launch adds. Before the time gate, for it may wait. */

@@ -12,6 +12,7 @@
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/edge.h"
+#include "src/shim/gate/profile.h"
 #include "src/shim/gate/session.h"
 #include "src/shim/trace/trace.h"
 
@@ -174,7 +175,23 @@ static void sampled(struct harp_timegate *g, const struct harp_bracket *b, uint6
     l->reported_launches = launches;
     l->reported_ns = now;
     harp_session_tell(&msg);
+    if (b->work == HARP_WORK_COMPUTE)
+        harp_profile_stand(harp_profile_page());
     l->sample_ns = now + HARP_SAMPLE_NS;
+}
+
+/* Its kernels' rows take what it took, but for what a turn's first launches waited for the device
+ * (span.h). Streams that overlap count in full, each. Lock held. */
+static void profiled(const struct harp_bracket *b, uint64_t ns, bool first)
+{
+    uint64_t weight[HARP_BATCH_LAUNCHES], led_in = ns > b->ns ? ns - b->ns : 0;
+    if (b->more || ns == 0)
+        return;
+    if (first && b->unmeasured == 0)
+        ns -= led_in < HARP_LEAD_IN_NS ? led_in : HARP_LEAD_IN_NS;
+    for (unsigned i = 0; i < b->n; i++)
+        weight[i] = b->parts[i]->ns;
+    harp_profile_measured(b->rows, weight, b->n, ns);
 }
 
 struct told {
@@ -217,6 +234,8 @@ static void settle(struct harp_timegate *g, struct harp_bracket *b, bool done, u
     l->brackets--;
     if (b->call != 0 && done)
         traced(b, ns, after_ns, ready_ns, told);
+    if (done)
+        profiled(b, ns, !b->sample && b->start == c->lane[b->lane].first);
     if (b->sample) {
         if (!b->untold)
             sampled(g, b, ns);

@@ -184,6 +184,9 @@ static void see(CUcontext ctx, CUstream stream, enum harp_work work)
     const struct harp_timegate *g = harp_gate_of(ctx);
     if (g == NULL || g->closable || harp_trace_measures())
         return;
+    /* Due since this call began: who is seen now would never come by, and nothing be measured. */
+    if (g->lane[harp_lane_of(g, work)].sample_due)
+        return;
     if (!own_handle(stream)) {
         harp_ctx_see(ctx, stream, work);
         if (__atomic_load_n(&harp_time_shut[work], __ATOMIC_RELAXED) != 0)
@@ -351,9 +354,12 @@ static struct harp_bracket *joined(struct harp_turn *turn, struct harp_meter_str
     if (b == NULL || b->lane != turn->lane)
         return NULL;
     if (turn->estimate != NULL && b->n < HARP_BATCH_LAUNCHES) {
+        b->rows[b->n] = turn->row;
         b->parts[b->n++] = turn->estimate;
         b->ns += turn->estimate->ns;
         b->unmeasured += turn->estimate->measured == 0;
+    } else {
+        b->more = true;
     }
     b->work = turn->work;
     if (turn->call != 0)

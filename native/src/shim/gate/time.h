@@ -25,12 +25,14 @@ enum harp_work { HARP_WORK_COMPUTE, HARP_WORK_COPY, HARP_WORKS };
 
 struct harp_timegate;
 struct harp_meter_stream;
+struct harp_profile_row;
 
 struct harp_turn {              /* between begin and end of one gated call; on the caller's stack */
     struct harp_timegate *gate; /* NULL: not gated */
     struct harp_timegate *touched;
     struct harp_meter_stream *stream;
     struct harp_estimate *estimate;
+    struct harp_profile_row *row; /* NULL: no kernel, or none that is counted */
     CUstream on;
     enum harp_work work;
     unsigned lane;
