@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 from soft_fault_driver import (
     GPU_IS_LOST,
     OUT_OF_MEMORY,
@@ -24,7 +23,7 @@ from soft_fault_driver import (
     probe,
     tool,
 )
-from soft_mod_driver import Driver, Params
+from soft_mod_driver import Driver, Params, np
 
 
 @case

@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-import numpy as np
 from soft_mod_driver import (
     ILLEGAL_ADDRESS,
     INVALID_VALUE,
@@ -29,6 +28,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 PAGE = 2 << 20

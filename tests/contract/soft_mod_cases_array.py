@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from soft_mod_cases_graph import Graph, launch
 from soft_mod_driver import (
     ILLEGAL_ADDRESS,
@@ -21,6 +20,7 @@ from soft_mod_driver import (
     Driver,
     case,
     main,
+    np,
 )
 
 HOST, DEVICE, ARRAY = 1, 2, 3

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes as c
 import threading
 
-import numpy as np
 from soft_mod_driver import (
     CAPTURE_IMPLICIT,
     CAPTURE_INVALIDATED,
@@ -22,6 +21,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 GLOBAL, THREAD_LOCAL, RELAXED = range(3)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
 from soft_mod_cases_capture import (
     GLOBAL,
     KERNEL,
@@ -38,6 +37,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 WAIT_EVENT, EVENT_RECORD = 6, 7

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 from soft_mod_cases_management import Nvml
 from soft_mod_driver import (
     ILLEGAL_STATE,
@@ -29,6 +28,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 RUNNING, LOCKED, CHECKPOINTED, FAILED = 0, 1, 2, 3

@@ -7,7 +7,6 @@ import ctypes as c
 import threading
 from collections.abc import Callable
 
-import numpy as np
 from soft_mod_driver import (
     CAPTURE_UNSUPPORTED,
     DESTROYED,
@@ -24,6 +23,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 HOST_FUNCTION = c.CFUNCTYPE(None, c.c_void_p)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes as c
 from typing import Any
 
-import numpy as np
 from soft_mod_driver import (
     INVALID_VALUE,
     NOT_SUPPORTED,
@@ -18,6 +17,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 KERNEL, MEMCPY, MEMSET, HOST, CHILD, EMPTY = range(6)

@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 from soft_mod_cases_graph import Graph, copy_of, kernel_node
 from soft_mod_driver import (
     DESTROYED,
@@ -19,6 +18,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 HOST_FUNCTION = c.CFUNCTYPE(None, c.c_void_p)

@@ -7,7 +7,6 @@ import ctypes as c
 import threading
 from typing import Any, ClassVar
 
-import numpy as np
 from soft_mod_cases_graph import Graph
 from soft_mod_cases_pool import (
     DEVICE,
@@ -26,6 +25,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 MEM_ALLOC, MEM_FREE = 10, 11

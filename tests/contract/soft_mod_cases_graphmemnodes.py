@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes as c
 
-import numpy as np
 from soft_mod_cases_graph import Graph
 from soft_mod_cases_graphmem import (
     MEM_ALLOC,
@@ -40,6 +39,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes as c
 
-import numpy as np
 from soft_mod_cases_graph import Graph, copy_of, kernel_node, launch
 from soft_mod_cases_graph2 import (
     ATTRIBUTES,
@@ -29,6 +28,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 

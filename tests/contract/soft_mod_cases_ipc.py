@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 
-import numpy as np
 from soft_mod_driver import (
     INVALID_CONTEXT,
     INVALID_HANDLE,
@@ -19,6 +18,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 LAZY = 1

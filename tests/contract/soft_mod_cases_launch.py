@@ -7,7 +7,6 @@ import ctypes as c
 import sys
 import threading
 
-import numpy as np
 from soft_mod_driver import (
     ILLEGAL_ADDRESS,
     INVALID_HANDLE,
@@ -23,6 +22,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 COOPERATIVE, CLUSTER, SERIALIZATION, PROGRAMMATIC_EVENT, PRIORITY = 2, 4, 6, 7, 8

@@ -7,7 +7,6 @@ import ctypes as c
 import os
 from pathlib import Path
 
-import numpy as np
 from soft_mod_driver import (
     FILE_NOT_FOUND,
     INVALID_CONTEXT,
@@ -22,6 +21,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 from soft_mod_fatbin import Entry, Wrapped, fatbin
 

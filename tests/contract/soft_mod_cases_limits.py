@@ -8,7 +8,6 @@ import os
 import tempfile
 import time
 
-import numpy as np
 from soft_mod_cases_context import limit
 from soft_mod_driver import (
     INVALID_VALUE,
@@ -17,6 +16,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 

@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pynvml
 from soft_mod_cases_graph import Graph, launch
 from soft_mod_driver import (
@@ -21,6 +20,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 GRANULE = 2 << 20

@@ -8,7 +8,6 @@ import struct
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from soft_mod_driver import (
     FILE_NOT_FOUND,
     INVALID_CONTEXT,
@@ -28,6 +27,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 MAX_THREADS, SHARED, CONST, LOCAL, REGS, PTX_VERSION, BINARY_VERSION, _, DYNAMIC = range(9)

@@ -8,7 +8,6 @@ import os
 import threading
 from typing import Any
 
-import numpy as np
 from soft_mod_cases_managed import GRANULE, used, view
 from soft_mod_cases_pool import (
     DEVICE,
@@ -30,7 +29,7 @@ from soft_mod_cases_pool import (
     attribute,
     pointer,
 )
-from soft_mod_driver import CAPTURE_UNSUPPORTED, INVALID_VALUE, Driver, Params, case, main
+from soft_mod_driver import CAPTURE_UNSUPPORTED, INVALID_VALUE, Driver, Params, case, main, np
 
 NOWHERE = 0  # no preferred location
 PREFERRED_TYPE, PREFERRED_ID = 5, 6  # CU_MEM_RANGE_ATTRIBUTE_*

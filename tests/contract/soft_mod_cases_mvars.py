@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes as c
 
-import numpy as np
 from soft_mod_cases_managed import CPU, GRANULE, used, view
 from soft_mod_driver import (
     INVALID_CONTEXT,
@@ -16,6 +15,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 HEAD = b".version 7.0\n.target sm_70\n.address_size 64\n"

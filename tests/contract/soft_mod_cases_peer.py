@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes as c
 
-import numpy as np
 from soft_mod_cases_vmm import GRANULE, allow, create, map_at, reserve
 from soft_mod_driver import (
     ILLEGAL_ADDRESS,
@@ -15,6 +14,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 ALREADY_ENABLED, NOT_ENABLED = 704, 705

@@ -8,7 +8,6 @@ import mmap
 import os
 from typing import Any, ClassVar
 
-import numpy as np
 from soft_mod_driver import (
     ILLEGAL_ADDRESS,
     INVALID_VALUE,
@@ -18,6 +17,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 MIB = 1 << 20

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from typing import Any
 
-import numpy as np
 from soft_mod_cases_pool import (
     FABRIC,
     FD,
@@ -23,7 +22,7 @@ from soft_mod_cases_pool import (
     create,
     pointer,
 )
-from soft_mod_driver import INVALID_VALUE, NOT_SUPPORTED, SUCCESS, Driver, Params, case, main
+from soft_mod_driver import INVALID_VALUE, NOT_SUPPORTED, SUCCESS, Driver, Params, case, main, np
 
 
 class Peer:

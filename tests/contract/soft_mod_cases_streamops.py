@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes as c
 import time
 
-import numpy as np
 from soft_mod_driver import (
     INVALID_HANDLE,
     INVALID_VALUE,
@@ -17,6 +16,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 GEQ, EQ, AND, NOR, FLUSH = 0, 1, 2, 3, 1 << 30

@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 from soft_mod_driver import (
     ILLEGAL_ADDRESS,
     INVALID_VALUE,
@@ -23,6 +22,7 @@ from soft_mod_driver import (
     Params,
     case,
     main,
+    np,
 )
 
 GRANULE = 2 << 20

@@ -107,7 +107,7 @@ def params(*backends: str) -> list[Any]:
 def run(area: str, name: str, env: Mapping[str, str]) -> str:
     """Runs one case in a process of its own; it must pass. Its standard error."""
     done = subprocess.run(
-        [sys.executable, "-B", str(FOLDER / f"soft_mod_cases_{area}.py"), name],
+        [sys.executable, str(FOLDER / f"soft_mod_cases_{area}.py"), name],
         env=dict(env),
         capture_output=True,
         text=True,

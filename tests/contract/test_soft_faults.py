@@ -45,7 +45,7 @@ def test_case(file: str, name: str, soft_env: dict[str, str], tmp_path: Path) ->
         "HARP_SOFT_VERBOSE": str(tmp_path / "log"),
     }
     done = subprocess.run(
-        [sys.executable, "-B", str(FOLDER / f"{file}.py"), name],
+        [sys.executable, str(FOLDER / f"{file}.py"), name],
         env=soft_env,
         capture_output=True,
         text=True,
