@@ -58,6 +58,8 @@ _TARGETS = (
     ("series_max_s", 2.0, False),
     ("list_bytes", 64 << 10, False),
 )
+#: words of kubelet's and the plugin's refusals where pods of a list do not fit beside the others
+_NO_ROOM = ("requested: ", "largest free share", "whole GPUs")
 #: pods whose series are waited for
 _SCRAPED = 20
 
@@ -77,6 +79,7 @@ class Figures:
     list_bytes: int
     pods: int
     live: int
+    refused: int = 0  #: of a list of pods: those that did not fit
 
     @property
     def ok(self) -> bool:
@@ -99,8 +102,15 @@ class Figures:
         }
 
 
-def measure(rounds: int, restarts: int, live: int = _LIVE) -> Figures:
-    """Churn pods on a full node, then restart kubelet."""
+def measure(rounds: int, restarts: int, live: int = _LIVE, sizes: Sequence[int] = ()) -> Figures:
+    """Churn pods on a full node, then restart kubelet.
+
+    Args:
+        rounds: pods that come, after the first.
+        restarts: of kubelet.
+        live: pods that come first; with `sizes` only those that fit.
+        sizes: slots that they ask for, drawn from these; empty: small ones, that all fit.
+    """
     rng = random.Random(_SEED)  # noqa: S311 - the same pods each time
     with (
         tempfile.TemporaryDirectory(prefix="hb-") as folder,
@@ -112,23 +122,29 @@ def measure(rounds: int, restarts: int, live: int = _LIVE) -> Figures:
         slots = _slots()
         pods: dict[str, int] = {}
         for number in range(live):
-            pods[_come(kubelet, rng, number)] = number
+            if name := _admit(kubelet, rng, number, sizes):
+                kubelet.begin("ns", name, "main")
+                pods[name] = number
         kubelet.took_s.clear()
-        wrong = checked = 0
+        wrong = checked = refused = 0
         spent_s = 0.0
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for begin in range(0, rounds, _AT_ONCE):
-                for name in rng.sample(sorted(pods), _AT_ONCE):
+                for name in rng.sample(sorted(pods), min(_AT_ONCE, len(pods))):
                     kubelet.remove("ns", name)
                     del pods[name]
                 began = time.perf_counter()
-                new = [_admit(kubelet, rng, live + begin + n) for n in range(_AT_ONCE)]
+                came = [_admit(kubelet, rng, live + begin + n, sizes) for n in range(_AT_ONCE)]
+                new = [name for name in came if name]
+                refused += len(came) - len(new)
                 list(pool.map(lambda name: kubelet.begin("ns", name, "main"), new))
                 spent_s += time.perf_counter() - began
                 pods.update(dict.fromkeys(new, begin))
                 bad, seen = _compare(kubelet, slots, Path(folder))
                 wrong, checked = wrong + bad, checked + seen
         took = {call: sorted(times) for call, times in kubelet.took_s.items()}
+        for name in pods if sizes else ():  # they may have left nothing
+            kubelet.remove("ns", name)
         kubelet.saves = True
         kubelet.admit("ns", "last", Ask("main", 1))  # so that its checkpoint is whole
         told = [_tell(kubelet, port, number) for number in range(_SCRAPED)]
@@ -145,6 +161,7 @@ def measure(rounds: int, restarts: int, live: int = _LIVE) -> Figures:
             list_bytes=kubelet.list_bytes,
             pods=len(took["start"]),
             live=len(pods),
+            refused=refused,
         )
 
 
@@ -153,12 +170,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="device_plugin.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="one object, last line of stdout")
+    parser.add_argument(
+        "--sizes", action="store_true", help="pods of these slots: a JSON list on stdin"
+    )
     parser.add_argument("--plugin", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--metrics", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.plugin:
         return _serve(given.plugin, given.metrics)
-    found = measure(rounds=160 if given.quick else 2000, restarts=3 if given.quick else 20)
+    found = measure(
+        rounds=160 if given.quick else 2000,
+        restarts=3 if given.quick else 20,
+        sizes=json.load(sys.stdin) if given.sizes else (),
+    )
     if given.json:
         print(json.dumps(found.json()))  # noqa: T201 - a command line prints
     else:
@@ -229,16 +253,16 @@ def _plugin(folder: Path) -> Iterator[tuple[FakeKubelet, int]]:
             kubelet.stop()
 
 
-def _come(kubelet: FakeKubelet, rng: random.Random, number: int) -> str:
-    name = _admit(kubelet, rng, number)
-    kubelet.begin("ns", name, "main")
-    return name
-
-
-def _admit(kubelet: FakeKubelet, rng: random.Random, number: int) -> str:
-    """A pod of 1 to 6 slots: 200 leave a tenth of 8 GPUs free."""
+def _admit(kubelet: FakeKubelet, rng: random.Random, number: int, sizes: Sequence[int]) -> str:
+    """A pod of one of these sizes; "": it does not fit. Without: 200 leave a tenth of 8 GPUs."""
     name = f"p{number}"
-    kubelet.admit("ns", name, Ask("main", rng.randint(1, 6)))
+    size = rng.choice(sizes) if sizes else rng.randint(1, 6)
+    try:
+        kubelet.admit("ns", name, Ask("main", size))
+    except AdmissionError as error:
+        if not sizes or not any(words in str(error) for words in _NO_ROOM):
+            raise
+        return ""
     return name
 
 

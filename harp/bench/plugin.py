@@ -11,19 +11,45 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harp.errors import ConfigError, DaemonError
+from harp.scheduler import WHOLE_MILLI, Pod
 
-__all__ = ["run_plugin"]
+__all__ = ["run_plugin", "slots_of"]
 
 _MODULE = "device_plugin"
 _BESIDE = Path(__file__).resolve().parents[2]
+_PER_GPU = 100
 
 
-def run_plugin(env: Mapping[str, str], *, quick: bool) -> tuple[dict[str, object], bool]:
+def slots_of(pods: Iterable[Pod]) -> list[int]:
+    """What pods of a list ask for on HARP's nodes, in its order: parts of a GPU rounded up.
+
+    Raises:
+        ConfigError: none of them asks for a GPU.
+    """
+    found = [_slots(pod.num_gpu, pod.gpu_milli) for pod in pods if pod.num_gpu]
+    if not found:
+        raise ConfigError("none of the pods asks for a GPU", "list some with num_gpu above 0")
+    return found
+
+
+def _slots(gpus: int, milli: int) -> int:
+    part = -(-milli * _PER_GPU // WHOLE_MILLI)
+    return part if gpus == 1 else gpus * _PER_GPU
+
+
+def run_plugin(
+    env: Mapping[str, str], *, quick: bool, sizes: Sequence[int] = ()
+) -> tuple[dict[str, object], bool]:
     """What `python -m device_plugin.bench` says, and whether it says that all is well.
+
+    Args:
+        env: of its process.
+        quick: with fewer pods.
+        sizes: slots that pods ask for, drawn from these; empty: small ones.
 
     Raises:
         ConfigError: the plugin is not installed.
@@ -38,10 +64,13 @@ def run_plugin(env: Mapping[str, str], *, quick: bool) -> tuple[dict[str, object
             "run this in a checkout or in the plugin's image",
         )
     command = [sys.executable, "-m", f"{_MODULE}.bench", "--json", *(["--quick"] if quick else [])]
+    if sizes:
+        command.append("--sizes")
     done = subprocess.run(
         command,
         # gRPC tells on stderr of connections that end, which is what the bench does to them.
         env={"GRPC_VERBOSITY": "ERROR", **env, "PYTHONPATH": ":".join(path)},
+        input=json.dumps(list(sizes)),
         stdout=subprocess.PIPE,
         text=True,
         check=False,

@@ -302,13 +302,26 @@ def scrape(*, tenants: int, scrapes: int, as_json: bool) -> None:
 
 @bench.command()
 @click.option("--quick", is_flag=True, help="Fewer pods; ends within 20 s.")
+@click.option(
+    "--pods",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Shares of these pods, CSV as for `harp sim place`, gzipped or not.  [small ones]",
+)
 @json_option
-def plugin(*, quick: bool, as_json: bool) -> None:
-    """What the device plugin costs a kubelet. Exit status 1: a wrong grant, or it cannot tell."""
-    from harp.bench.plugin import run_plugin  # noqa: PLC0415
+def plugin(*, quick: bool, pods: Path | None, as_json: bool) -> None:
+    """What the device plugin costs a kubelet. Exit status 1: a wrong grant, or it cannot tell.
 
-    progress(f"a fake kubelet of 8 GPUs with 200 pods: some {10 if quick else 60} s")
-    figures, ok = run_plugin(os.environ, quick=quick)
+    Small shares come and go on a node of 8 GPUs with 200 pods. With --pods the shares are drawn
+    from that list: as many live as fit, and who does not fit is refused.
+    """
+    from harp.bench.plugin import run_plugin, slots_of  # noqa: PLC0415
+    from harp.sim.traces import read_pods  # noqa: PLC0415
+
+    sizes = slots_of(read_pods(pods)) if pods is not None else ()
+    what = f"pods of {pods}" if pods is not None else "200 pods"
+    progress(f"a fake kubelet of 8 GPUs with {what}: some {10 if quick else 60} s")
+    figures, ok = run_plugin(os.environ, quick=quick, sizes=sizes)
     if as_json:
         print_json(figures)
     else:

@@ -100,7 +100,7 @@ def serve(
         from harp.kube.access import find  # noqa: PLC0415
         from harp.kube.client import ApiServer  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("kubernetes", "urllib3"):
+        if (error.name or "").partition(".")[0] not in ("kubernetes", "urllib3", "yaml"):
             raise
         raise ConfigError(
             "Kubernetes' client for Python is not installed", "pip install 'kubernetes>=31'"

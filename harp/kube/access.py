@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 
@@ -17,6 +18,8 @@ __all__ = ["IN_CLUSTER", "Access", "find"]
 
 #: in place of a kubeconfig's name: the pod's service account and nothing else
 IN_CLUSTER = "in-cluster"
+#: what the client raises where a file is no kubeconfig at all
+_NO_KUBECONFIG = (yaml.YAMLError, TypeError, KeyError, AttributeError)
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -72,7 +75,7 @@ def find(name: str = "", env: Mapping[str, str] | None = None) -> Access:
             config.load_kube_config(file, client_configuration=settings, persist_config=False)
             _, active = config.list_kube_config_contexts(file)
             namespace = str((active.get("context") or {}).get("namespace") or "default")
-    except (config.ConfigException, OSError, ValueError) as error:
+    except (config.ConfigException, OSError, ValueError, *_NO_KUBECONFIG) as error:
         what = name or "this pod's service account, $KUBECONFIG and ~/.kube/config"
         raise ConfigError(
             f"no API server is known by {what}: {error}",

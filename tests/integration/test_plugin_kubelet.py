@@ -20,6 +20,7 @@ from device_plugin.health import CLEAN_S
 from device_plugin.identity import Container, Kind, Pod
 from device_plugin.plugin import Tempo
 from device_plugin.proto import deviceplugin_pb2 as pb
+from device_plugin.proto import deviceplugin_pb2_grpc
 from device_plugin.starts import Patience
 from harp.metrics import families
 
@@ -303,6 +304,18 @@ def test_a_list_of_3200_slots_passes_kubelets_limit() -> None:
         assert world.kubelet.list_bytes < 205_000
         running(world, "a", 10)
         assert grant_of(world, "a").limits.share_ppm == 25_000
+
+
+@pytest.mark.parametrize("topology", [True, False])
+def test_numa_nodes_reach_kubelet_where_the_settings_say_so(world: World, topology: bool) -> None:
+    world.settings = replace(world.settings, topology=topology)
+    world.tenants.gpus = tuple(replace(gpu, numa=gpu.index) for gpu in world.tenants.gpus)
+    world.up()
+    with grpc.insecure_channel(f"unix:{world.settings.own_socket}") as channel:
+        stub = deviceplugin_pb2_grpc.DevicePluginStub(channel)
+        devices = next(stub.ListAndWatch(pb.Empty())).devices
+    told = {world.slots.all[one.ID].gpu: [n.ID for n in one.topology.nodes] for one in devices}
+    assert told == ({0: [0], 1: [1]} if topology else {0: [], 1: []})
 
 
 def test_a_newer_kubelets_list_says_the_same_in_more_words(world: World) -> None:

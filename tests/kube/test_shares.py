@@ -7,6 +7,7 @@ import json
 import time
 
 from rig.harp import Harp
+from rig.machine import wait_for
 from rig.pods import Pod, Space, container
 
 MIB = 1 << 20
@@ -81,3 +82,33 @@ def test_two_pods_hold_30_and_70_percent_of_time_and_memory(space: Space, harp: 
     print(f"asked 30, the engine gave {share:.1%}, the programs counted {inside:.1%}")
     assert 0.27 < share < 0.33
     assert 0.25 < inside < 0.35
+
+
+def annotate(pod: Pod, **said: str | None) -> None:
+    """As `kubectl annotate` does; None takes one away."""
+    marks = {f"harp.dev/{name}": text for name, text in said.items()}
+    pod.client.merge(pod.path, {"metadata": {"annotations": marks}})
+
+
+def test_edited_annotations_change_a_running_container_within_its_share(space: Space) -> None:
+    work = ["gpu_job.py", "--hold", "64", "--every", "0.5", "--seconds", "600"]
+    pod = space.pod("a", container("main", work, 30))
+    pod.says("at ")
+
+    def has() -> tuple[float, float, int]:
+        tenant = space.tenants()["a/main"]
+        return tenant["share_ratio"], tenant["limit_ratio"], tenant["mem_limit_bytes"]
+
+    share = has()
+    assert share[:2] == (0.3, 0.3)
+    annotate(pod, compute="10", memory="1Gi")
+    wait_for("it is lowered", lambda: has() == (0.1, 0.1, 1 << 30))
+    annotate(pod, compute="90", memory="100Gi")
+    wait_for("it is cut to its share", lambda: has() == share)
+    told = wait_for("both are said", lambda: len(e := pod.events("HarpAnnotation")) == 2 and e)
+    assert all("more than the share has" in one for one in told)
+    annotate(pod, compute="20", memory=None)
+    wait_for("one is edited, one is gone", lambda: has() == (0.2, 0.2, share[2]))
+    lines = [line for line in pod.log().splitlines() if line.startswith("at ")]
+    assert all(" 0 calls failed" in line for line in lines), lines
+    assert pod.restarts() == 0

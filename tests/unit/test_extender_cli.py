@@ -105,8 +105,10 @@ def test_a_process_of_it_ends_when_it_is_told_and_gives_up_the_lease(tmp_path: P
         assert kube.objects[LEASE]["spec"]["holderIdentity"] is None
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
-    program = "import sys; sys.modules['kubernetes'] = None; from harp.cli.main import main; main()"
+@pytest.mark.parametrize("missing", ["kubernetes", "urllib3", "yaml"])
+def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
+    """Whichever of what it brings is asked for first."""
+    program = f"import sys; sys.modules['{missing}'] = None; from harp.cli.main import main; main()"
     ended = subprocess.run(
         [sys.executable, "-c", program, "scheduler", "serve"],
         capture_output=True,

@@ -81,6 +81,16 @@ def test_no_api_server(name: str, env: dict[str, str]) -> None:
         find(name, env)
 
 
+@pytest.mark.parametrize("text", ["a: [1", "hello", "[1, 2]", "3", "", "contexts: [3]", "\0"])
+def test_a_kubeconfig_that_is_none_is_said_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="no API server is known by") as said:
+        find(str(path), {})
+    assert str(path) in said.value.message
+    assert "name a kubeconfig" in said.value.hint
+
+
 def test_an_api_server_that_is_not_verified_is_refused(tmp_path: Path) -> None:
     more = {"insecure-skip-tls-verify": True}
     name = kubeconfig(tmp_path / "config", "https://127.0.0.1:1", {"token": "t"}, **more)
