@@ -101,7 +101,7 @@ messages = st.fixed_dictionaries(
             st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=15
         ),
     }
-).map(lambda given: Msg(**given))
+).map(lambda given: Msg(**given))  # type: ignore[arg-type]
 
 
 @given(messages)
