@@ -8,19 +8,21 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from harp.errors import ArbiterError
-from harp.lease_wire import MSG_BYTES, OLDEST, VERSION, Msg, Op, version_of
+from harp.lease_wire import MSG_BYTES, OLDEST, TOGETHER, VERSION, Msg, Op, version_of
 
 __all__ = ["AdminClient", "ArbiterRefused"]
 
 _SNAPSHOT = frozenset(op for op in Op if op.name.startswith("SNAP_"))
 #: questions that an arbiter of version 1 does not know
 _SINCE_2 = frozenset({Op.EXPECT, Op.SUSPEND, Op.RESUME})
-#: messages taken before other tasks get their turn
-_AT_ONCE = 256
+_FD = struct.Struct("i")
+#: room for one descriptor: more are closed by the kernel
+_ANCILLARY_BYTES = socket.CMSG_LEN(_FD.size)
+#: datagrams taken before other tasks get their turn
+_AT_ONCE = 64
 
 
 class AdminClient:
@@ -99,15 +101,19 @@ class AdminClient:
         try:
             for _ in range(_AT_ONCE):
                 try:
-                    datagram, fds, _, _ = socket.recv_fds(self._sock, MSG_BYTES, 1)
+                    datagram, passed, _, _ = self._sock.recvmsg(
+                        TOGETHER * MSG_BYTES, _ANCILLARY_BYTES
+                    )
                 except BlockingIOError:
                     return
+                fds = _descriptors(passed) if passed else ()
                 for fd in fds:  # Python 3.11 passes no flags on to recvmsg
                     os.set_inheritable(fd, False)  # noqa: FBT003 - os's own signature
                 if not datagram:
                     self._end(None)
                     return
-                self._take(Msg.unpack(datagram), fds)
+                for at in range(0, len(datagram), MSG_BYTES):
+                    self._take(Msg.unpack(datagram[at : at + MSG_BYTES]), fds)
         except Exception as error:  # noqa: BLE001 - pump() raises it
             self._end(error)
 
@@ -148,7 +154,7 @@ class AdminClient:
         self._waiting[seq] = future
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._send(replace(message, seq=seq).pack(self.version), fds)
+                await self._send(message._replace(seq=seq).pack(self.version), fds)
                 answer = await future
         except TimeoutError as error:
             name = Op(message.op).name
@@ -177,7 +183,7 @@ class AdminClient:
         """All SNAP_* messages of one consistent picture."""
         async with self._snapshot_lock:
             self._snapshot = []
-            await self.request(Msg(op=Op.SNAPSHOT))
+            await self.request(Msg(op=Op.SNAPSHOT, b=int(self.version >= 3)))
             return self._snapshot
 
     async def sockets(self) -> dict[int, int]:
@@ -239,6 +245,16 @@ class AdminClient:
                     await asyncio.sleep(0.002)
                 else:
                     return
+
+
+def _descriptors(passed: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    """Those that came with a message: one at most, as the arbiter sends them."""
+    return tuple(
+        fd
+        for level, kind, data in passed
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        for (fd,) in _FD.iter_unpack(data[: len(data) - len(data) % _FD.size])
+    )
 
 
 class ArbiterRefused(ArbiterError):  # noqa: N818 - as its tree

@@ -96,6 +96,7 @@ class Sensors:
     memory_clock_hertz: float | None = None
     pci_bus_id: str | None = None
     minor: int | None = None  #: N of /dev/nvidiaN
+    numa_node: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,6 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
     devices: dict[str, ArbiterDevice] = {}
     tenants: dict[int, ArbiterTenant] = {}
     grants: dict[int, dict[int, Msg]] = {}
-    uses: dict[tuple[int, str], Use] = {}
     residencies: dict[tuple[int, str], Msg] = {}
     standings: dict[tuple[int, str], Standing] = {}
     clients: dict[int, Client] = {}
@@ -124,7 +123,6 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
                 tenants[message.tenant] = ArbiterTenant(message.tenant, message.text, message.uid)
             case Op.SNAP_USE if uuid:
                 grants.setdefault(message.tenant, {})[message.dev] = message
-                uses[message.tenant, uuid] = _use(message)
             case Op.SNAP_RESIDENCY if uuid:
                 residencies[message.tenant, uuid] = message
             case Op.SNAP_TIME if uuid:
@@ -149,13 +147,13 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
                 context_bytes=grant.slack_bytes,
             )
     for key, message in residencies.items():
-        if key in uses:
-            uses[key] = replace(uses[key], residency=_residency(message))
         if key[0] in tenants and message.c & GRANT_OVERSUBSCRIBE:
             tenants[key[0]] = replace(tenants[key[0]], oversubscribe=True)
-    for key, standing in standings.items():
-        if key in uses:
-            uses[key] = replace(uses[key], standing=standing)
+    uses: dict[tuple[int, str], Use] = {}
+    for tenant_id, by_device in grants.items():
+        for number, message in by_device.items():
+            key = (tenant_id, uuid_of[number])
+            uses[key] = _use(message, residencies.get(key), standings.get(key))
     contexts: dict[tuple[int, str], int] = {}
     for (client_id, uuid), hold in holds.items():
         if client_id not in clients:
@@ -223,7 +221,7 @@ def _standing(message: Msg) -> Standing:
     )
 
 
-def _use(message: Msg) -> Use:
+def _use(message: Msg, away: Msg | None, standing: Standing | None) -> Use:
     return Use(
         leased_bytes=message.leased_bytes,
         draining_bytes=message.amount_bytes,
@@ -236,4 +234,6 @@ def _use(message: Msg) -> Use:
         wait_ns=message.wait_ns,
         wants=bool(message.a),
         denials=message.denials,
+        residency=None if away is None else _residency(away),
+        standing=standing,
     )

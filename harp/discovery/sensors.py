@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pynvml
@@ -11,7 +12,7 @@ import pynvml
 from harp.discovery.nvml import Nvml
 from harp.model import DeviceKind, Sensors
 
-__all__ = ["read_sensors"]
+__all__ = ["numa_node", "read_sensors"]
 
 _MHZ = 1e6
 
@@ -30,6 +31,7 @@ def read_sensors(nvml: Nvml, uuid: str, kind: DeviceKind) -> Sensors:
     busy = None if rates is None else int(rates.gpu) / 100
     if kind is DeviceKind.SOFTWARE:
         return Sensors(utilization_ratio=busy)
+    bus = _bus(handle)
     return Sensors(
         utilization_ratio=busy,
         copy_utilization_ratio=None if rates is None else int(rates.memory) / 100,
@@ -40,9 +42,25 @@ def read_sensors(nvml: Nvml, uuid: str, kind: DeviceKind) -> Sensors:
         energy_joules=_scaled(_ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle), 1e-3),
         sm_clock_hertz=_clock(handle, pynvml.NVML_CLOCK_SM),
         memory_clock_hertz=_clock(handle, pynvml.NVML_CLOCK_MEM),
-        pci_bus_id=_bus(handle),
+        pci_bus_id=bus,
+        numa_node=None if bus is None else numa_node(bus),
         minor=_ask(pynvml.nvmlDeviceGetMinorNumber, handle),
     )
+
+
+def numa_node(bus: str, devices: Path = Path("/sys/bus/pci/devices")) -> int | None:
+    """The NUMA node of a PCI device, as the kernel says; None: it does not say, or has none.
+
+    Args:
+        bus: as NVML has it: 00000000:0A:00.0.
+        devices: sysfs's, which write 0000:0a:00.0.
+    """
+    domain, _, rest = bus.lower().partition(":")
+    try:
+        node = int((devices / f"{domain[-4:]}:{rest}" / "numa_node").read_text())
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None  # -1: the firmware does not say
 
 
 def _ask(call: Callable[..., Any], *arguments: object) -> Any:

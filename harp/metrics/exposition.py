@@ -20,7 +20,7 @@ __all__ = ["expose", "parse"]
 
 _TOTAL = "_total"
 #: as Go writes it
-_number: Callable[[float], str] = floatToGoString
+_go_number: Callable[[float], str] = floatToGoString
 
 
 def expose(
@@ -60,6 +60,11 @@ def expose(
     return "".join((*(line for of in lines.values() for line in of), *end)).encode(), content_type
 
 
+def _number(value: float) -> str:
+    """As Go writes it; below a million Python writes the same, in a fifth of the time."""
+    return repr(value) if -1e6 < value < 1e6 else _go_number(value)
+
+
 def parse(text: str) -> list[dict[str, object]]:
     """Prometheus's text as data: each family with its samples, for `--json`."""
     return [
@@ -87,12 +92,12 @@ def _head(family: Family, *, openmetrics: bool) -> Iterator[str]:
 
 def _distribution(sample: Sample, value: Distribution, labels: str) -> Iterator[str]:
     family = sample.family
-    bounds = (*map(_number, family.bounds), "+Inf")
+    bounds = (*(_number(float(bound)) for bound in family.bounds), "+Inf")
     for bound, count in zip(bounds, value.counts, strict=True):
         bucket = _labels((*family.labels, "le"), (*sample.labels, bound))
         yield f"{family.name}_bucket{bucket} {_number(float(count))}\n"
     yield f"{family.name}_count{labels} {_number(float(value.counts[-1]))}\n"
-    yield f"{family.name}_sum{labels} {_number(value.total)}\n"
+    yield f"{family.name}_sum{labels} {_number(float(value.total))}\n"
 
 
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:

@@ -103,7 +103,9 @@ UNCOVERED_SEEN = _counter(
 )
 
 DEVICE_INFO = _gauge(
-    "harp_device_info", "A GPU that harpd serves; always 1.", (*_GPU, "model", "driver_version")
+    "harp_device_info",
+    "A GPU that harpd serves; always 1; numa_node is empty where the host does not say.",
+    (*_GPU, "model", "driver_version", "numa_node"),
 )
 DEVICE_MEMORY_TOTAL = _gauge("harp_device_memory_total_bytes", "Memory of the GPU.", _GPU)
 DEVICE_MEMORY_USED = _gauge(

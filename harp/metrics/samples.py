@@ -165,7 +165,9 @@ def _samples(seen: Seen) -> Iterator[Sample]:
         yield Sample(f.PROCESS_CPU, (part.name,), part.cpu_s)
     for one in seen.devices:
         gpu = _gpu(one.device)
-        yield Sample(f.DEVICE_INFO, (*gpu, one.device.name, one.device.driver_version), 1)
+        at = one.sensors.numa_node
+        what = one.device.name, one.device.driver_version, "" if at is None else str(at)
+        yield Sample(f.DEVICE_INFO, (*gpu, *what), 1)
         yield from _some(((family, of(one)) for family, of in _OF_DEVICE), gpu)
     room = seen.most
     left_out = 0

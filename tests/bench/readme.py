@@ -35,7 +35,8 @@ from harp.bench.machine import machine as private_machine
 ROOT = Path(__file__).resolve().parents[2]
 HARDWARE, BENCH = ROOT / "tests/gpu/results", ROOT / "tests/bench/results"
 TRACED = ROOT / "tests/bench/traces"
-BENCHES = ("share", "latency", "memory", "crash", "oversub", "remote", "softgpu", "overhead")
+BENCHES = ("share", "latency", "memory", "crash", "oversub", "remote", "softgpu", "scrape")
+BENCHES += ("overhead",)
 RUNS, SHARE_SECONDS, LATENCY_SECONDS = 3, 5, 10
 SLICE_US, SWITCH_US = 2000, 20  #: of the cells that a plain --run takes
 
@@ -74,8 +75,8 @@ def run(*, everything: bool, repeat: int, only: str | None = None) -> None:
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
     latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(repeat)]
-    plain = ("memory", "crash", "oversub", "remote", "softgpu")
-    memory, crash, oversub, remote, softgpu = (["bench", name] for name in plain)
+    plain = ("memory", "crash", "oversub", "remote", "softgpu", "scrape")
+    memory, crash, oversub, remote, softgpu, scrape = (["bench", name] for name in plain)
     for name, arguments in (
         ("share", share),
         ("latency", latency),
@@ -84,6 +85,7 @@ def run(*, everything: bool, repeat: int, only: str | None = None) -> None:
         ("oversub", oversub),
         ("remote", remote),
         ("softgpu", softgpu),
+        ("scrape", scrape),
     ):
         if only not in {None, name}:
             continue

@@ -28,6 +28,8 @@ def text(results: list[dict[str, Any]]) -> str:
         lines += ["", *remote(by_name["remote"])]
     if "softgpu" in by_name:
         lines += _softgpu(by_name["softgpu"])
+    if "scrape" in by_name:
+        lines += _scrape(by_name["scrape"])
     return "\n".join(lines) + "\n"
 
 
@@ -166,6 +168,24 @@ def _softgpu(r: dict[str, Any]) -> list[str]:
             for text, name in rows
             for f in (found["figures"][name],)
         ),
+    ]
+
+
+def _scrape(r: dict[str, Any]) -> list[str]:
+    found = r["result"]
+    about = (
+        f"A scrape of harpd with {found['tenants']} tenants, {found['series']} series, HTTP"
+        f" included ({found['n']} in a row; {_taken(r)}; held to"
+        f" {found['targets'][0]['limit']:g} ms of CPU time):"
+    )
+    each = [f"{found[name]:.1f} ms" for name in ("scrape_cpu_ms", "scrape_ms_p50", "scrape_ms_p99")]
+    return [
+        "",
+        *_wrapped(about),
+        "",
+        "| CPU time of harpd and arbiter | as a client sees it, p50 | p99 |",
+        "|---|---|---|",
+        f"| {' | '.join(each)} |",
     ]
 
 

@@ -24,6 +24,7 @@ from harp.lease_wire import (
     GRANT_OVERSUBSCRIBE,
     GRANULE_BYTES,
     MSG_BYTES,
+    TOGETHER,
     VERSION,
     Kind,
     MemClass,
@@ -360,6 +361,38 @@ def test_harpd_of_an_older_version_is_told_nothing_of_a_newer_one(
     news = [Op.SNAP_RESIDENCY in rows, lease.amount_bytes, lease.epoch, use.capacity_bytes]
     assert all(news) if version > 1 else not any(news)
     assert (Op.SNAP_TIME in rows) == (version > 2)
+
+
+@pytest.mark.parametrize(("version", "asked"), [(VERSION, 1), (VERSION, 0), (2, 1), (1, 1)])
+def test_rows_come_together_for_who_asks_for_it_from_version_3_on(
+    w: World, admin: Admin, version: int, asked: int
+) -> None:
+    """As many rows, each once, before the OK; a row with a descriptor comes alone."""
+    for number in range(1, 41):
+        w.tenant(admin, number)
+    sock = w.admin().sock
+    sock.send(Msg(op=Op.SNAPSHOT, b=asked).pack(version))
+    sizes, rows = [], []
+    while not rows or rows[-1].op != Op.OK:
+        data = sock.recv(TOGETHER * MSG_BYTES)
+        sizes.append(len(data) // MSG_BYTES)
+        rows += [Msg.unpack(data[at : at + MSG_BYTES]) for at in range(0, len(data), MSG_BYTES)]
+    assert [row.tenant for row in rows if row.op == Op.SNAP_TENANT] == [*range(1, 41)]
+    assert max(sizes) == (TOGETHER if version > 2 and asked else 1)
+    if version < 2:
+        return
+    sock.send(Msg(op=Op.SNAPSHOT, a=1).pack(version))
+    found = []
+    while True:
+        data, fds, _, _ = socket.recv_fds(sock, TOGETHER * MSG_BYTES, 2)
+        found += fds
+        assert len(fds) < 2
+        assert not fds or len(data) == MSG_BYTES
+        if Msg.unpack(data[-MSG_BYTES:]).op == Op.OK:
+            break
+    assert len(found) == 40
+    for fd in found:
+        os.close(fd)
 
 
 @pytest.mark.slow

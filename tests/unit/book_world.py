@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -44,17 +43,17 @@ class FakeArbiter:
             case Op.ADD_DEVICE:
                 if message.uuid not in self.devices:
                     self.devices.append(message.uuid)
-                answer = replace(answer, dev=self.devices.index(message.uuid))
+                answer = answer._replace(dev=self.devices.index(message.uuid))
             case Op.ADD_TENANT:
                 number = message.tenant or 1 + max(self.tenants, default=0)
                 self.tenants[number] = message
-                answer = replace(answer, tenant=number)
+                answer = answer._replace(tenant=number)
             case Op.SET_TENANT:
                 if message.dev == self.broken:
                     raise ArbiterRefused(Msg(op=Op.ERR, a=22, text="broken"))
                 self.grants[message.tenant, message.dev] = message
                 if self.knows_contexts:
-                    answer = replace(answer, overhead_bytes=message.overhead_bytes)
+                    answer = answer._replace(overhead_bytes=message.overhead_bytes)
             case Op.DEL_TENANT:
                 del self.tenants[message.tenant]
                 self.grants = {k: m for k, m in self.grants.items() if k[0] != message.tenant}
@@ -73,8 +72,7 @@ class FakeArbiter:
         for (tenant, dev), m in self.grants.items():
             use = Msg(op=Op.SNAP_USE, tenant=tenant, dev=dev, limit_bytes=m.limit_bytes)
             rows.append(
-                replace(
-                    use,
+                use._replace(
                     b=m.b,
                     c=m.c,
                     d=m.d,

@@ -34,6 +34,7 @@ SENSORS = Sensors(
     memory_clock_hertz=2.619e9,
     pci_bus_id="00000000:0A:00.0",
     minor=3,
+    numa_node=1,
 )
 
 

@@ -122,7 +122,7 @@ def test_a_harpd_that_ended_between_two_devices_is_made_good_by_the_next(desk: D
     async def steps(book: Book) -> None:
         tenant = await book.create(wish("0,1", share_ppm=100_000, gang=False), listening())
         key = (tenant.tenant_id, 0)
-        desk.arbiter.grants[key] = replace(desk.arbiter.grants[key], b=700_000)
+        desk.arbiter.grants[key] = desk.arbiter.grants[key]._replace(b=700_000)
         del desk.arbiter.grants[tenant.tenant_id, 1]
         after = desk.new_book()
         await after.announce_devices(DEVICES)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pynvml
 import pytest
 
-from harp.discovery import Nvml, read_sensors
+from harp.discovery import Nvml, read_sensors, sensors
+from harp.discovery.sensors import numa_node
 from harp.model import DeviceKind, Sensors
 
 SAID: dict[str, Any] = {
@@ -22,7 +24,7 @@ SAID: dict[str, Any] = {
     "nvmlDeviceGetMinorNumber": 3,
 }
 NVML = cast("Nvml", SimpleNamespace(handle=lambda uuid: uuid))
-ALL = Sensors(0.37, 0.12, 41, 123.5, 4567.5, 1.98e9, 2.619e9, "00000000:0A:00.0", 3)
+ALL = Sensors(0.37, 0.12, 41, 123.5, 4567.5, 1.98e9, 2.619e9, "00000000:0A:00.0", 3, 1)
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     for name in SAID:
         monkeypatch.setattr(pynvml, name, answer(name))
+    monkeypatch.setattr(sensors, "numa_node", lambda bus: len(bus) - 15)
     return names
 
 
@@ -63,3 +66,11 @@ def test_one_that_is_refused_is_unknown_and_the_others_are_there(
 def test_the_formulas_of_a_software_gpu_are_not_taken_for_sensors(refused: set[str]) -> None:
     assert not refused
     assert read_sensors(NVML, "GPU-1", DeviceKind.SOFTWARE) == Sensors(utilization_ratio=0.37)
+
+
+@pytest.mark.parametrize(("said", "node"), [("1\n", 1), ("0\n", 0), ("-1\n", None), ("", None)])
+def test_the_numa_node_is_the_kernels_word(tmp_path: Path, said: str, node: int | None) -> None:
+    (tmp_path / "0001:0a:00.0").mkdir()
+    (tmp_path / "0001:0a:00.0" / "numa_node").write_text(said)
+    assert numa_node("00000001:0A:00.0", tmp_path) == node
+    assert numa_node("00000001:0B:00.0", tmp_path) is None

@@ -3,9 +3,9 @@
  * The lease protocol: what libharp (and any other accelerator client) says to harp-arbiter.
  *
  * Transport: a unix SOCK_SEQPACKET socket; one datagram is one `struct harp_msg`, always
- * HARP_MSG_BYTES long, host byte order (both ends are on one machine). End of file is death: the
- * arbiter takes back all that the client held. A datagram of another length, version or kind is
- * answered by closing the connection.
+ * HARP_MSG_BYTES long (but see SNAPSHOT), host byte order (both ends are on one machine). End of
+ * file is death: the arbiter takes back all that the client held. A datagram of another length,
+ * version or kind is answered by closing the connection.
  *
  * Versions: a connection begins in the oldest one understood. Its first message (a client's HELLO,
  * harpd's SUBSCRIBE) says in `c` the newest its sender speaks, 0 from version 1, where nobody reads
@@ -42,6 +42,7 @@
 #define HARP_ANY_UID      0xffffffffu /* of a tenant: having its socket is enough, see ADD_TENANT */
 #define HARP_MAX_WAITING  64u
 #define HARP_TIME_LANES   2u
+#define HARP_TOGETHER     32u
 
 /* Longest wait for the answer to LEASE_MEM; for the answer to a recall; for harpd's DRAINED. */
 #define HARP_MEM_WAIT_NS    5000000000ull
@@ -167,7 +168,9 @@ enum harp_op {
                         * capacity as far as it is more than its leases of class OVERHEAD.
                         * limit_bytes: of these, what counts against the tenant's limit too */
     HARP_SNAPSHOT,     /* seq: answered by SNAP_* messages and then OK. From version 2: a=1 asks
-                        * for the tenants' listening sockets */
+                        * for the tenants' listening sockets. From version 3: b=1 says that rows
+                        * may come together from now on, up to HARP_TOGETHER of them in a datagram,
+                        * one after the other: a picture of many is many syscalls else */
     HARP_SUBSCRIBE,    /* seq, a=1 on, 0 off: EVENT_* from now on; c=newest version spoken. While
                         * someone is subscribed the dead drain until DRAINED; while nobody is, they
                         * drain after HARP_DRAIN_ALONE_NS */

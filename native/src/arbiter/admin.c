@@ -114,14 +114,41 @@ static int deliver(struct server *s, const struct admin *a, struct harp_msg *m)
     return sendmsg(a->fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
 }
 
+/* A row of a picture that comes without a descriptor. */
+static int is_row(const struct harp_msg *m)
+{
+    return (m->op >= HARP_SNAP_DEVICE && m->op <= HARP_SNAP_LEASE &&
+            !(m->op == HARP_SNAP_TENANT && m->b == 1)) ||
+           m->op == HARP_SNAP_RESIDENCY || m->op == HARP_SNAP_TIME;
+}
+
+/* Rows at the queue's head, as one datagram. Answers how many; 0: not now. */
+static uint32_t deliver_rows(const struct admin *a)
+{
+    struct iovec iov[HARP_TOGETHER];
+    struct msghdr h = {.msg_iov = iov};
+    uint32_t n = 0;
+    for (; n < HARP_TOGETHER && n < a->count; n++) {
+        struct harp_msg *m = &a->queue[(a->head + n) % a->capacity];
+        if (!is_row(m))
+            break;
+        iov[n] = (struct iovec){.iov_base = m, .iov_len = sizeof *m};
+    }
+    h.msg_iovlen = n;
+    return sendmsg(a->fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) > 0 ? n : 0;
+}
+
 static void flush(struct server *s, uint32_t index)
 {
     struct admin *a = &s->admins[index];
     while (a->count > 0) {
-        if (!deliver(s, a, &a->queue[a->head]))
+        struct harp_msg *first = &a->queue[a->head];
+        uint32_t n =
+            a->together && is_row(first) ? deliver_rows(a) : (uint32_t)deliver(s, a, first);
+        if (n == 0)
             return; /* EAGAIN: later; a broken one is dropped when it is read */
-        a->head = (a->head + 1) % a->capacity;
-        a->count--;
+        a->head = (a->head + n) % a->capacity;
+        a->count -= n;
     }
     watch_output(s, index, 0);
 }
@@ -149,7 +176,8 @@ void admin_reply(struct server *s, uint32_t index, const struct harp_msg *msg)
     struct harp_msg out = *msg;
     if (a->fd < 0 || !wire_narrow(a->version, &out))
         return;
-    if (a->count == 0 && deliver(s, a, &out))
+    const int kept = a->together && is_row(&out); /* until there are some, or the OK comes */
+    if (!kept && a->count == 0 && deliver(s, a, &out))
         return;
     if (a->count == a->capacity && grow(a) != 0) {
         log_event("admin_disconnected", "connection=%u reason=does_not_read", index);
@@ -158,7 +186,11 @@ void admin_reply(struct server *s, uint32_t index, const struct harp_msg *msg)
         return;
     }
     a->queue[(a->head + a->count++) % a->capacity] = out;
-    if (a->count == 1)
+    if (kept && a->count % HARP_TOGETHER != 0)
+        return;
+    if (a->together)
+        flush(s, index);
+    if (a->together ? a->count > 0 : a->count == 1)
         watch_output(s, index, 1);
 }
 
@@ -255,6 +287,8 @@ static void serve(struct server *s, uint32_t index, const struct harp_msg *m, in
         unknown(s, index, m);
         return;
     }
+    if (m->op == HARP_SNAPSHOT && m->b == 1 && s->admins[index].version >= 3)
+        s->admins[index].together = 1;
     switch (m->op) {
     case HARP_ADD_DEVICE: {
         int r = devlock_take(s, m->uuid, &err);

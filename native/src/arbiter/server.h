@@ -40,6 +40,7 @@ struct admin {
     int fd; /* -1: free */
     int subscribed;
     int odd;          /* asked something we do not know; that is logged once */
+    int together;     /* takes several rows in a datagram */
     uint32_t version; /* of the protocol, that is spoken with it */
     struct harp_msg *queue;
     uint32_t head, count, capacity;
