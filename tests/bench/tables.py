@@ -151,6 +151,9 @@ def _softgpu(r: dict[str, Any]) -> list[str]:
         ("times of what the C compiler takes over an empty file", "cold_over_empty_c"),
         ("warm start, ms", "warm_ms"),
         ("the same in CPU time, ms", "warm_cpu_ms"),
+        ("of that from cuModuleLoadData on, ms", "warm_loaded_ms"),
+        ("the same in CPU time, ms", "warm_loaded_cpu_ms"),
+        ("add with one worker, times of that with all", "add_gain_of_cores"),
         ("product with one worker, times of that with all", "matmul_gain_of_cores"),
     )
     return [

@@ -237,26 +237,6 @@ static void emit_each(struct emitter *e, const struct rows *rows)
         put(e, "n%u = rt_count(v%u);", to->pair - 1, to->pair - 1);
 }
 
-/* The operand with a stride, if this compares one that grows or falls along the row with one that
- * is the same all along: then the first thread and the last decide for all between them. */
-static const struct ptx_operand *steady(const struct rows *rows, const struct ptx_instr *in)
-{
-    static const char *const orders[] = {"lt", "le", "gt", "ge", "lo", "ls", "hi", "hs"};
-    enum ptx_type t = type_mod(in, 0);
-    bool order = false;
-    if (!is(in, "setp") || in->op_count != 3 || in->mod_count != 2 || is_split(rows, in) ||
-        in->ops[0].kind != OPND_REG || in->ops[0].pair ||
-        (t != TY_U32 && t != TY_S32 && t != TY_U64 && t != TY_S64))
-        return NULL;
-    for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++)
-        order |= has_mod(in, orders[i]);
-    struct row_class a = rows_class(rows, &in->ops[1]), b = rows_class(rows, &in->ops[2]);
-    if (!order || a.kind != ROW_STRIDE || b.kind != ROW_STRIDE || !a.stride == !b.stride)
-        return NULL;
-    const struct ptx_operand *op = &in->ops[a.stride ? 1 : 2];
-    return op->kind == OPND_REG && rows->bytes[op->reg] == ptx_types[t].bytes ? op : NULL;
-}
-
 static void emit_steady(struct emitter *e, const struct rows *rows, const struct ptx_operand *op)
 {
     enum ptx_type t = type_mod(e->in, 0);
@@ -362,8 +342,8 @@ static void emit_one(struct emitter *e, const struct rows *rows)
         e->times = 0;
     } else if (bytes) {
         emit_access(e, rows, bytes);
-    } else if (steady(rows, in)) {
-        emit_steady(e, rows, steady(rows, in));
+    } else if (rows_steady(rows, in)) {
+        emit_steady(e, rows, rows_steady(rows, in));
     } else {
         emit_each(e, rows);
     }

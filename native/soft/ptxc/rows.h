@@ -36,6 +36,9 @@ bool rows_plan(struct emitter *e, struct ptx_body *body, struct rows *rows);
 struct row_class rows_class(const struct rows *rows, const struct ptx_operand *op);
 /* Is one of the registers of this result the threads' own? */
 bool rows_result_is_own(const struct rows *rows, const struct ptx_operand *to);
+/* The operand with a stride, if this compares one that grows or falls along the row with one that
+ * is the same all along: then the first thread and the last decide for all between them. */
+const struct ptx_operand *rows_steady(const struct rows *rows, const struct ptx_instr *in);
 /* Statements before which a row may part, into rows->entries. */
 void rows_find_entries(struct emitter *e, struct rows *rows);
 /* The registers of a row as they are handed to threads that go on alone: a struct's members. */

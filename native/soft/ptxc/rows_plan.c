@@ -169,6 +169,24 @@ static bool stride_of(const struct rows *rows, const struct ptx_instr *in, int64
     return false;
 }
 
+const struct ptx_operand *rows_steady(const struct rows *rows, const struct ptx_instr *in)
+{
+    static const char *const orders[] = {"lt", "le", "gt", "ge", "lo", "ls", "hi", "hs"};
+    enum ptx_type t = type_mod(in, 0);
+    bool order = false;
+    if (strcmp(in->op, "setp") != 0 || in->op_count != 3 || in->mod_count != 2 ||
+        (in->guard && rows->regs[in->guard - 1].kind == ROW_OWN) || in->ops[0].kind != OPND_REG ||
+        in->ops[0].pair || (t != TY_U32 && t != TY_S32 && t != TY_U64 && t != TY_S64))
+        return NULL;
+    for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++)
+        order |= has_mod(in, orders[i]);
+    struct row_class a = rows_class(rows, &in->ops[1]), b = rows_class(rows, &in->ops[2]);
+    if (!order || a.kind != ROW_STRIDE || b.kind != ROW_STRIDE || !a.stride == !b.stride)
+        return NULL;
+    const struct ptx_operand *op = &in->ops[a.stride ? 1 : 2];
+    return op->kind == OPND_REG && rows->bytes[op->reg] == ptx_types[t].bytes ? op : NULL;
+}
+
 /* Are all its registers as wide as its types say, so that nothing is cut or extended? */
 static bool widths_fit(const struct emitter *e, const struct ptx_instr *in)
 {
