@@ -29,7 +29,7 @@ class Host(ctypes.Structure):
         for name in (
             *("now_ns", "poll", "translate", "vprintf", "sin", "cos", "exp2", "log2", "tanh"),
             *("sinf", "cosf", "exp2f", "log2f", "tanhf", "fma", "fmaf", "sqrt", "sqrtf"),
-            *("memcpy", "memset", "heap_take", "heap_give", "grid_sync"),
+            *("memcpy", "memset", "heap_take", "heap_give", "grid_sync", "spins"),
         )
     ]
 

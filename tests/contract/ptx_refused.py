@@ -60,7 +60,6 @@ GROUPS: dict[str, list[str]] = {
         "atom.global.exch.b128 %d1, [%d2], %d3;",
         "atom.global.v2.f32.add {%f1, %f2}, [%d1], {%f3, %f4};",
         "cvt.pack.sat.u8.s32.b32 %r1, %r2, %r3, %r4;",
-        "discard.global.L2 [%d1], 128;",
         "mov.u32 %r1, %envreg1;",
         "mov.u32 %r1, %pm0;",
     ],

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of what kernels call of the device's runtime: its heap, and barriers of the whole grid."""
+"""Cases of what kernels call of the device's runtime: its heap, and barriers of the whole grid.
+
+And of grids that meet without it.
+"""
 
 from __future__ import annotations
 
@@ -114,6 +117,17 @@ NONE:
     st.global.u64 [%p], -1;""",
         ),
         kernel("meet", f"{HANDLE} {MEET} st.global.u64 [%p], 1;"),
+        # all blocks arrive at out[0], and look by exchanging n for n whether the others have
+        kernel(
+            "arrive",
+            """
+    setp.ne.u32 %q0, %r2, 0; @%q0 ret;
+    ld.param.u64 %d3, [out]; cvt.u32.u64 %r5, %d2;
+    atom.global.add.u32 %r4, [%d3], 1;
+WAIT:
+    atom.global.cas.b32 %r4, [%d3], %r5, %r5; setp.ne.u32 %q1, %r4, %r5; @%q1 bra WAIT;
+    st.global.u32 [%p+4], 1;""",
+        ),
         # block 0 does not come
         kernel("most_meet", f"setp.eq.u32 %q0, %r0, 0; @%q0 ret; {HANDLE} {MEET}"),
     )
@@ -250,6 +264,17 @@ def grids_meet(d: Driver) -> None:
     together(d, "ring", out, 1, 1, threads)  # one block is a grid, too
     first = data[:threads]
     np.testing.assert_array_equal(d.down(out, threads, "u8"), first + np.roll(first, -1))
+
+
+@case
+def blocks_that_wait_are_joined_by_those_they_wait_for(d: Driver) -> None:
+    """However they look at memory, and in a plain launch: its blocks are all resident."""
+    for blocks in (3, 96):
+        out = words(d, blocks * 32)
+        start(d, "arrive", out, blocks, blocks, 32)
+        got = d.down(out, blocks * 32 * 2, "u4")
+        assert got[0] == blocks
+        assert (got[1::64] == 1).all()
 
 
 @case

@@ -40,7 +40,7 @@ def test_hints_change_nothing(tmp_path: Path) -> None:
 .reg .b64 %policy;
 createpolicy.fractional.L2::evict_last.b64 %policy, 1.0;
 prefetch.global.L2 [%p0]; prefetch.L1 [%p0]; prefetchu.L1 [%p0];
-applypriority.global.L2::evict_normal [%p0], 128;
+applypriority.global.L2::evict_normal [%p0], 128; discard.global.L2 [%p0+16], 128;
 pmevent 3; pmevent.mask 7;
 griddepcontrol.wait; griddepcontrol.launch_dependents;
 setmaxnreg.inc.sync.aligned.u32 64;

@@ -131,6 +131,43 @@ def test_what_cannot_be_stops_the_block(wrong: str, cache: Path) -> None:
     assert result.stop == ILLEGAL_INSTRUCTION, result
 
 
+def test_arriving_by_an_address_of_the_cluster(cache: Path) -> None:
+    """Nobody is told the state; the phase ends all the same. Fences of what nobody has do nothing."""
+    body = """
+.shared .align 8 .b64 bar;
+mbarrier.init.shared.b64 [bar], 3;
+mbarrier.arrive.noComplete.shared.b64 %d4, [bar], 1;
+mov.u64 %d5, bar; mapa.shared::cluster.u64 %d6, %d5, 0;
+mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%d6];
+fence.proxy.async.global; fence.proxy.async.shared::cta; fence.proxy.async.shared::cluster;
+fence.acquire.sync_restrict::shared::cluster.cluster;
+fence.release.sync_restrict::shared::cta.cluster;
+fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;
+fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster;
+mbarrier.test_wait.shared.b64 %q1, [bar], %d4; selp.u32 %r1, 1, 0, %q1;
+mbarrier.arrive_drop.shared::cluster.b64 _, [%d6], 1;
+mbarrier.test_wait.shared.b64 %q2, [bar], %d4; selp.u32 %r2, 2, 0, %q2;
+or.b32 %r1, %r1, %r2; st.global.u32 [%d1], %r1;
+"""
+    result, got = run(body, cache, threads=1)
+    assert result.stop == DONE, result
+    assert got == [2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "words"),
+    [
+        ("mbarrier.arrive.shared::cluster.b64 %d4, [%d5];", 4, "`_` belongs here"),
+        ("mbarrier.init.shared::cluster.b64 [%d5], 1;", 3, "form"),
+        ("mbarrier.test_wait.shared::cluster.b64 %q1, [%d5], %d4;", 3, "form"),
+    ],
+)
+def test_only_arriving_reaches_over_a_cluster(wrong: str, code: int, words: str) -> None:
+    out = ptxc("emit", "--kernel", "k", text=HEAD + entry("k", 1, PRE + wrong))
+    assert out.returncode == code
+    assert words in out.stderr
+
+
 def test_phases_are_counted_without_end(cache: Path) -> None:
     """The phase has 23 bits: it begins again at 0, and the barrier stays one."""
     body = """

@@ -67,6 +67,7 @@ struct soft_grid {
     pthread_cond_t passed;
     uint64_t blocks, arrived, ended, round;
     bool stuck; /* those here wait for blocks that have ended */
+    void *job;  /* launch_run.c's */
 };
 void soft_grid_init(struct soft_grid *grid, uint64_t blocks);
 void soft_grid_destroy(struct soft_grid *grid);
@@ -86,6 +87,8 @@ void soft_buffer_give(struct soft_buffer *buffer);
 void soft_pool_run(unsigned helpers, void (*work)(void *arg), void *arg);
 /* As many at once as asked for, on threads of their own; 0, or -errno before any has begun. */
 int soft_pool_run_all(unsigned count, void (*work)(void *arg), void *arg);
+/* One more thread, to be joined; 0 or an errno. `body` gets `arg`. */
+int soft_pool_thread(pthread_t *thread, void *(*body)(void *), void *arg);
 unsigned soft_pool_width(void); /* threads worth using for one kernel */
 
 #endif

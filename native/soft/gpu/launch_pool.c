@@ -117,6 +117,11 @@ void soft_pool_run(unsigned helpers, void (*work)(void *arg), void *arg)
     pthread_mutex_unlock(&lock);
 }
 
+int soft_pool_thread(pthread_t *thread, void *(*body)(void *), void *arg)
+{
+    return start_thread(thread, body, arg);
+}
+
 struct crowd { /* threads that must all exist before one begins */
     void (*work)(void *arg);
     void *arg;

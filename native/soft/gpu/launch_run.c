@@ -6,6 +6,7 @@
  * Model: launch + max(instructions / rate, bytes / bandwidth) + waves * longest sleep, where a
  * kernel with fewer blocks than SMs gets the rate of as many SMs as it has blocks.
  */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,8 @@
 #define PIECE_MOST       32u  /* blocks that a thread takes at a time */
 #define PIECES_LEFT      4u   /* of a thread when it takes one, at least */
 #define ASK_INSTRUCTIONS (1u << 15) /* some 10 us: the engine is asked for after so many */
+
+#define STILL_NS 2000000u /* no block has ended for so long, and some wait in loops: more begin */
 
 struct job {
     struct soft_launch *launch;
@@ -34,6 +37,11 @@ struct job {
     uint64_t instructions, load_bytes, store_bytes, sleep_ns, done;
     uint64_t fault_addr;
     char fault_where[160];
+    _Atomic uint64_t look_ns; /* when waiting blocks may have others begun */
+    uint64_t ended_seen;      /* blocks that had ended when they were looked at last */
+    pthread_t *more;          /* threads started for that */
+    _Atomic unsigned more_count;
+    unsigned more_room;
 };
 
 struct sums {
@@ -143,6 +151,80 @@ static bool run_blocks(struct job *job, const struct ptx_kernel *code, bool stay
             return true;
     }
     return false;
+}
+
+static void work(void *arg);
+static uint64_t resident_blocks(const struct job *job);
+
+static void *begin(void *job)
+{
+    work(job);
+    return NULL;
+}
+
+/* Blocks wait, and none ends: as many again begin as are under way. With the lock. */
+static void begin_more(struct job *job)
+{
+    uint64_t under_way = soft_pool_width() + job->more_count, most = resident_blocks(job);
+    uint64_t left = job->next < job->blocks ? job->blocks - job->next : 0;
+    most = most < TOGETHER_MAX ? most : TOGETHER_MAX;
+    uint64_t count = under_way < most ? most - under_way : 0;
+    count = count < under_way ? count : under_way;
+    for (count = count < left ? count : left; count > 0; count--) {
+        if (job->more_count == job->more_room) {
+            unsigned room = job->more_room * 2 + 8;
+            pthread_t *wider = realloc(job->more, room * sizeof *wider);
+            if (wider == NULL)
+                return;
+            job->more = wider;
+            job->more_room = room;
+        }
+        if (soft_pool_thread(&job->more[job->more_count], begin, job) != 0)
+            return;
+        job->more_count++;
+    }
+}
+
+/* A block waits in a loop, maybe for one that has not begun. Blocks that take turns (locks) end one
+ * after the other, and are left to that. */
+static void spins(const struct ptx_launch *launch)
+{
+    struct soft_run *run = launch->host_data;
+    struct soft_grid *grid = run->user;
+    struct job *job = grid->job;
+    uint64_t now = soft_now_ns();
+    if (job->together || job->next >= job->blocks) {
+        if (job->more_count > 0)
+            sched_yield(); /* to those that are waited for */
+        return;
+    }
+    if (now < job->look_ns)
+        return;
+    pthread_mutex_lock(&grid->lock);
+    uint64_t ended = grid->ended;
+    pthread_mutex_unlock(&grid->lock);
+    pthread_mutex_lock(&job->lock);
+    if (now >= job->look_ns) {
+        if (ended == job->ended_seen)
+            begin_more(job);
+        job->ended_seen = ended;
+        job->look_ns = now + STILL_NS;
+    }
+    pthread_mutex_unlock(&job->lock);
+}
+
+static void join_more(struct job *job)
+{
+    for (unsigned i = 0;; i++) {
+        pthread_mutex_lock(&job->lock);
+        bool any = i < job->more_count;
+        pthread_t thread = any ? job->more[i] : job->stream_thread;
+        pthread_mutex_unlock(&job->lock);
+        if (!any)
+            break;
+        pthread_join(thread, NULL);
+    }
+    free(job->more);
 }
 
 static void run_code(struct job *job, bool helper, struct sums *sums)
@@ -261,7 +343,7 @@ static CUresult execute(struct job *job)
     const char *name = job->launch->code->name;
     bool together = (job->launch->code->flags & PTX_KERNEL_GRID_SYNC) != 0 && job->blocks > 1;
     job->together = together;
-    job->helped = together || (job->blocks > 1 && soft_pool_width() > 1);
+    job->helped = job->blocks > 1;
     if (together) {
         /* A grid that does not fit the device cannot count on more than its order: blocks begin one
          * after the other as earlier ones end. One that fits may wait for any of its blocks. */
@@ -281,6 +363,7 @@ static CUresult execute(struct job *job)
         unsigned helpers = job->blocks < width ? (unsigned)job->blocks - 1 : width - 1;
         soft_pool_run(helpers, work, job);
     }
+    join_more(job);
     CUresult result = result_of((enum ptx_stop)job->stop);
     if (job->done < job->blocks && (result == CUDA_SUCCESS || job->short_of_memory)) {
         soft_log("kernel_failed kernel=%s why=\"no host memory for a block\"", name);
@@ -300,6 +383,7 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
     struct ptx_host host = soft_ptx_host;
     host.vprintf = soft_device_printf;
     host.grid_sync = soft_grid_sync;
+    host.spins = spins;
     struct job job = {
         .launch = launch,
         .run = run,
@@ -308,6 +392,8 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
         .lock = PTHREAD_MUTEX_INITIALIZER,
     };
     soft_grid_init(&job.grid, job.blocks);
+    job.grid.job = &job;
+    job.look_ns = soft_now_ns() + STILL_NS;
     run->user = &job.grid;
     memcpy(job.bound.grid, shape->grid, sizeof job.bound.grid);
     memcpy(job.bound.block, shape->block, sizeof job.bound.block);

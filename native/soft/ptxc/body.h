@@ -84,8 +84,7 @@ struct ptx_body {
     struct ptx_decl **locals; /* .local: ordinal is the offset in the frame */
     uint32_t local_count, local_room;
     uint64_t local_bytes;
-    /* running sums over statements, made by the emitter: who waits for something in a loop */
-    uint32_t *watch_sum, *block_sum;
+    struct spin_state *spin; /* spin.c's, made by the emitter: which loops wait for something */
 };
 
 /* Needs module_layout() to have placed the function's shared variables. */

@@ -34,6 +34,7 @@ struct emitter {
     bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps, warps;
     bool allocates, eights, meets; /* alloca; 8-bit floating point; mbarrier and clusters */
     bool heap, grid_barrier;       /* functions of the device's runtime */
+    bool loop_calls;               /* functions are called in loops */
     uint32_t sites;
     /* text for a row of threads (rows.h) */
     struct rows *rows;       /* NULL: for single threads only */
@@ -90,7 +91,6 @@ void survey_body(struct emitter *e, struct ptx_body *body);
 void emit_instruction(struct emitter *e);
 /* What scheme the instruction asks for: sets the properties above. */
 void survey_scheme(struct emitter *e, const struct ptx_instr *in);
-bool watches(const struct ptx_instr *in);
 
 /* The whole C text of the kernel `name`, prelude included. Two numbers in it, PTXC_STACK_MARK and
  * PTXC_THREAD_MARK, are replaced in the compiled file, once the compiler has said how much stack

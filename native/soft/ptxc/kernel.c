@@ -283,7 +283,7 @@ void emit_kernel(struct emitter *e, const char *name)
     }
     find_cycles(e);
     survey(e);
-    if (e->recursive || e->deep_exit)
+    if (e->recursive || e->deep_exit || (e->deep_watch && e->loop_calls))
         e->fibers = true;
     uint32_t statements = 0;
     for (uint32_t i = 0; i < e->layout.func_count; i++)

@@ -167,6 +167,11 @@ const struct ptx_row ptx_rows[] = {
     {"membar",         "", "cta|gl|gpu|sys|cluster", "", 0, emit_fence},
     {"fence",          "", "sc|acq_rel|acquire|release? cta|cluster|gpu|sys", "", 0, emit_fence},
     {"fence",          "", "proxy alias|async", "", 0, emit_fence},
+    {"fence",          "", "proxy async global|shared::cta|shared::cluster", "", 0, emit_fence},
+    {"fence",          "", "proxy async::generic acquire sync_restrict::shared::cluster cluster", "", 0, emit_fence},
+    {"fence",          "", "proxy async::generic release sync_restrict::shared::cta cluster", "", 0, emit_fence},
+    {"fence",          "", "acquire sync_restrict::shared::cluster cluster", "", 0, emit_fence},
+    {"fence",          "", "release sync_restrict::shared::cta cluster", "", 0, emit_fence},
     {"fence",          "", "mbarrier_init release cluster", "", 0, emit_fence},
     {"mapa",           "u32 u64", "shared::cluster?", "d a b:u32", 0, emit_mapa},
     {"getctarank",     "u32 u64", "shared::cluster?", "d:u32 a", 0, emit_mapa},
@@ -181,6 +186,7 @@ const struct ptx_row ptx_rows[] = {
     {"prefetchu",      "", "L1", "*", 0, emit_nothing},
     {"createpolicy",   "b64", "*", "*", 0, emit_policy},
     {"applypriority",  "", "global? L2::evict_normal", "*", 0, emit_nothing},
+    {"discard",        "", "global? L2", "*", 0, emit_nothing}, /* what it leaves is anything */
 
     /* control */
     {"bra",            "", "uni?", "*", 0, emit_bra},
@@ -417,7 +423,7 @@ static const char unsupported[] =
     "wgmma wmma mma ldmatrix stmatrix movmatrix tex tld4 txq istypep suld sust sured suq  "
     "multimem tensormap tcgen05 clusterlaunchcontrol "
     "vadd vsub vabsdiff vmin vmax vshl vshr vmad vset vadd2 vsub2 vavrg2 vabsdiff2 vmin2 vmax2 "
-    "vset2 vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4 discard";
+    "vset2 vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4";
 
 void emit_instruction(struct emitter *e)
 {

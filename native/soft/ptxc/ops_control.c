@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "soft/ptxc/emit.h"
+#include "soft/ptxc/spin.h"
 
 static void want_operands(struct emitter *e, uint32_t least, uint32_t most)
 {
@@ -15,32 +16,6 @@ static void want_operands(struct emitter *e, uint32_t least, uint32_t most)
 }
 
 /* ---------------------------------------------------------------------------- branches -------- */
-
-/* Does it look at something that another thread, or time, changes? */
-bool watches(const struct ptx_instr *in)
-{
-    if (strcmp(in->op, "ld") == 0)
-        return has_mod(in, "volatile") || has_mod(in, "acquire") || has_mod(in, "relaxed") ||
-               has_mod(in, "mmio");
-    if (strcmp(in->op, "atom") == 0)
-        return true;
-    if (strcmp(in->op, "mbarrier") == 0)
-        return has_mod(in, "test_wait") || has_mod(in, "try_wait");
-    for (uint32_t i = 0; i < in->op_count; i++)
-        if (in->ops[i].kind == OPND_SPECIAL && (strncmp(in->ops[i].name, "clock", 5) == 0 ||
-                                                strncmp(in->ops[i].name, "globaltimer", 11) == 0))
-            return true;
-    return false;
-}
-
-static bool watches_other_blocks(const struct ptx_instr *in)
-{
-    bool shared = has_mod(in, "shared") || has_mod(in, "shared::cta") || has_mod(in, "local");
-    if (strcmp(in->op, "ld") == 0)
-        return !shared && watches(in);
-    return strcmp(in->op, "atom") == 0 && !shared && has_mod(in, "add") && in->op_count == 3 &&
-           in->ops[2].kind == OPND_INT && in->ops[2].value == 0;
-}
 
 void survey_scheme(struct emitter *e, const struct ptx_instr *in)
 {
@@ -67,35 +42,31 @@ void survey_scheme(struct emitter *e, const struct ptx_instr *in)
         e->sleeps = true;
 }
 
-/* Before a jump to statement `to` at or before this one. */
-static void emit_back_edge(struct emitter *e, uint32_t to)
+/* Must a thread that goes round this loop let others run? */
+static bool gives_way(struct emitter *e, uint32_t to)
 {
-    struct ptx_body *body = e->body;
-    if (!body->watch_sum) {
-        body->watch_sum = job_new(e->job, body->code_count + 1, sizeof(uint32_t));
-        body->block_sum = job_new(e->job, body->code_count + 1, sizeof(uint32_t));
-        for (uint32_t i = 0; i < body->code_count; i++) {
-            bool call = strcmp(body->code[i]->op, "call") == 0;
-            body->watch_sum[i + 1] = body->watch_sum[i] + (watches(body->code[i]) || call);
-            body->block_sum[i + 1] = body->block_sum[i] + watches_other_blocks(body->code[i]);
+    const struct spin_loop *loop = spin_loop(e, to);
+    bool waits = loop->calls ? loop->watches || e->deep_watch : loop->waits;
+    e->loop_calls |= loop->calls;
+    if (waits && e->survey) /* calls alone: known after the survey */
+        e->fibers |= loop->watches;
+    e->grid_sync |= waits && loop->blocks;
+    return waits;
+}
+
+/* Before a jump to one of these statements, some of them at or before this one. */
+static void emit_back_edge(struct emitter *e, struct ptx_label *const *to, uint32_t count)
+{
+    bool back = false, waits = false;
+    for (uint32_t i = 0; i < count; i++)
+        if (to[i]->at <= e->at) {
+            back = true;
+            waits |= gives_way(e, to[i]->at);
         }
-    }
-    bool spins = body->watch_sum[e->at] != body->watch_sum[to];
-    if (body->block_sum[e->at] != body->block_sum[to])
-        e->grid_sync = true;
-    if (spins && !e->survey)
-        for (uint32_t i = to; i < e->at; i++) {
-            spins =
-                watches(body->code[i]) || (strcmp(body->code[i]->op, "call") == 0 && e->deep_watch);
-            if (spins)
-                break;
-        }
-    if (spins && e->survey) /* a loop with calls only: known after the survey */
-        for (uint32_t i = to; i < e->at && !e->fibers; i++)
-            e->fibers = watches(body->code[i]);
-    if (spins && e->fibers)
+    if (waits && e->fibers)
         put(e, "RT_SPIN; ");
-    put(e, "if (UNLIKELY(ic >= due)) due = rt_breathe(T, ic); ");
+    if (back)
+        put(e, "if (UNLIKELY(ic >= due)) due = rt_breathe(T, ic); ");
 }
 
 EMITTER(emit_bra)
@@ -104,8 +75,7 @@ EMITTER(emit_bra)
     const struct ptx_operand *to = &e->in->ops[0];
     if (to->kind != OPND_LABEL || !to->label)
         invalid(e, "a label belongs here");
-    if (to->label->at <= e->at)
-        emit_back_edge(e, to->label->at);
+    emit_back_edge(e, &to->label, 1);
     put(e, "goto L%u;", to->label->at);
 }
 
@@ -116,13 +86,8 @@ EMITTER(emit_brx)
     if (list->kind != OPND_LABEL || !list->label || !list->label->target_count)
         invalid(e, "a list of .branchtargets belongs here");
     const char *index = read_as(e, &e->in->ops[0], TY_U32);
-    uint32_t back = UINT32_MAX;
-    for (uint32_t i = 0; i < list->label->target_count; i++)
-        if (list->label->targets[i]->at <= e->at && list->label->targets[i]->at < back)
-            back = list->label->targets[i]->at;
     put(e, "{const uint32_t i_ = %s;", index);
-    if (back != UINT32_MAX)
-        emit_back_edge(e, back);
+    emit_back_edge(e, list->label->targets, list->label->target_count);
     put(e, "switch (i_) {");
     for (uint32_t i = 0; i < list->label->target_count; i++)
         put(e, "case %u: goto L%u;", i, list->label->targets[i]->at);

@@ -61,7 +61,8 @@ static bool only(const struct ptx_instr *in, const char *words)
 static const char *object(struct emitter *e, const struct ptx_operand *mem)
 {
     const char *address = memory_address(e, mem);
-    bool window = has_mod(e->in, "shared") || has_mod(e->in, "shared::cta");
+    bool window = has_mod(e->in, "shared") || has_mod(e->in, "shared::cta") ||
+                  has_mod(e->in, "shared::cluster");
     if (!window && mem->parts[0].kind != OPND_DECL) /* generic: without its window */
         address = say(e, "(%s - SHARED_WINDOW)", address);
     return say(e, "(uint64_t *)RT_SHARED(%s, 8u, %s)", address, where(e));
@@ -72,6 +73,9 @@ static void arrive(struct emitter *e, bool drop)
     struct ptx_instr *in = e->in;
     bool open = has_mod(in, "noComplete");
     want_operands(e, open ? 3 : 2, 3);
+    /* Where the object may be another block's nobody is told its state. */
+    if (has_mod(in, "shared::cluster") && (open || in->ops[0].kind != OPND_SINK))
+        invalid(e, "`_` belongs here");
     const char *count = in->op_count == 3 ? read_as(e, &in->ops[2], TY_U32) : "1u";
     const char *value = say(e, "rt_mb_arrive(T, %s, %s, %d, %d, %s)", object(e, &in->ops[1]), count,
                             drop, open, where(e));
@@ -107,9 +111,13 @@ EMITTER(emit_mbarrier)
         refuse(e, "transactions of bulk copies");
     if (kind == 7 || type_mod(in, 0) != TY_B64 || type_mod(in, 1) != TY_NONE)
         refuse(e, "this form is not supported");
+    bool arrives = !copied && (kind == 2 || kind == 3);
+    if (has_mod(in, "shared::cluster") && !arrives)
+        refuse(e, "this form is not supported");
     if (!only(in,
               "init inval arrive arrive_drop test_wait try_wait pending_count noComplete parity "
-              "shared shared::cta release acquire relaxed cta cluster b64 async mbarrier noinc"))
+              "shared shared::cta shared::cluster release acquire relaxed cta cluster b64 async "
+              "mbarrier noinc"))
         refuse(e, "this form is not supported");
     if (copied) { /* the copies are made: who counts itself arrives, others leave it as it was */
         want_operands(e, 1, 1);

@@ -59,6 +59,9 @@ struct ptx_host {
     /* Waits until this was called for every block of a cooperative launch; may suspend the caller
      * as poll does. Other than DONE: the block stops with that. */
     enum ptx_stop (*grid_sync)(const struct ptx_launch *launch);
+    /* The block has waited in a loop for some time: for another one, perhaps, that has not begun.
+     */
+    void (*spins)(const struct ptx_launch *launch);
 };
 
 /* Device addresses: a device pointer P in [arena_base, arena_base + arena_bytes) is good if

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "soft/ptxc/rows.h"
+#include "soft/ptxc/spin.h"
 
 /* More: the text for rows would take the compiler longer than it saves. */
 enum { STATEMENTS_MAX = 600, STATE_BYTES_MAX = 24 << 10 };

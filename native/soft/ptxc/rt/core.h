@@ -53,6 +53,7 @@ struct thread {
 
 /* Barriers of a block: a kernel's sixteen, and where it waits for the grid. */
 enum { RT_GRID_BAR = 16, RT_BARS };
+#define RT_SPUN 2
 
 /* What all threads of one block share. */
 struct sched {
@@ -62,7 +63,7 @@ struct sched {
     void *call_arg; /* a call to make on the scheduler's stack: a fiber's is small */
     enum ptx_stop stop;
     uint32_t threads, done;
-    int want_poll;
+    int want_poll; /* 1; RT_SPUN too: a thread of it waits in a loop */
     struct thread *t;
     struct barrier {
         uint32_t expected, arrived, waiting, pop, all, any;
@@ -364,7 +365,7 @@ static __attribute__((noinline)) void *rt_generic(struct thread *T, uint64_t a, 
 COLD uint64_t rt_breathe(struct thread *T, uint64_t ic)
 {
 #if RT_FIBERS
-    T->S->want_poll = 1;
+    T->S->want_poll |= 1;
     T->spun = 1;
     rt_switch(&T->sp, T->S->main_sp);
 #else

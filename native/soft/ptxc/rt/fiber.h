@@ -440,9 +440,12 @@ static void rt_schedule(void *arg)
                     rt_stop(&S->t[i], PTX_STOP_TRAP, 0, S->t[i].where);
         }
         if (S->want_poll) {
+            const int why = S->want_poll;
             S->want_poll = 0;
             if (L->host->poll && L->host->poll(L))
                 rt_stop(&S->t[0], PTX_STOP_ABANDONED, 0, NULL);
+            if (why & RT_SPUN && L->host->spins)
+                L->host->spins(L);
         }
     }
 }
@@ -451,7 +454,7 @@ static void rt_schedule(void *arg)
 #define RT_SPIN                                                                                    \
     do {                                                                                           \
         if ((++spin & 3) == 0) {                                                                   \
-            T->S->want_poll |= (spin & 255) == 0;                                                  \
+            T->S->want_poll |= (spin & 255) == 0 ? RT_SPUN : 0;                                    \
             T->spun = 1;                                                                           \
             rt_yield(T);                                                                           \
         }                                                                                          \
