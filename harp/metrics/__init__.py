@@ -6,7 +6,8 @@ from __future__ import annotations
 from harp.metrics.dcgm import DCGM, dcgm_samples
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
-from harp.metrics.families import PLUGIN, REMOTE, Distribution, Family, Kind, Sample
+from harp.metrics.families import PLUGIN, REMOTE, Distribution, Exemplar, Family, Kind, Sample
+from harp.metrics.kernels import KernelsSeen, Tops
 from harp.metrics.remote import SERVED, RemoteSeen, remote_samples
 from harp.metrics.samples import DeviceSeen, GrantSeen, PartSeen, Seen, samples
 from harp.metrics.series import DAEMON
@@ -22,8 +23,10 @@ __all__ = [
     "DeviceSeen",
     "Distribution",
     "EstimatorSeen",
+    "Exemplar",
     "Family",
     "GrantSeen",
+    "KernelsSeen",
     "Kind",
     "Page",
     "PartSeen",
@@ -33,6 +36,7 @@ __all__ = [
     "Seen",
     "Server",
     "ServerThread",
+    "Tops",
     "Total",
     "Totals",
     "dcgm_samples",
