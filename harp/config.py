@@ -352,7 +352,8 @@ class HistoryConfig:
 
     enabled: str = key(
         "yes",
-        "Whether runs are written down: digests of their commands and users, and what they used.",
+        "Whether runs are written down: digests of their commands and users, what they used, and"
+        " their largest kernels by name.",
         choices=("yes", "no"),
     )
     days: float = key(

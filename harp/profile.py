@@ -68,6 +68,13 @@ class Kernel(NamedTuple):
     occupancy_ratio: float | None = None  #: of a multiprocessor's threads; None: not known
 
     @property
+    def whole_ns(self) -> int:
+        """The same, and as much by the mean for each launch that is in neither."""
+        rest = max(0, self.launches - self.measured_launches - self.predicted_launches)
+        counted = self.measured_launches + self.predicted_launches
+        return self.ns + (rest * self.ns // counted if counted else 0)
+
+    @property
     def ns(self) -> int:
         """Device time, measured and predicted."""
         return self.measured_ns + self.predicted_ns

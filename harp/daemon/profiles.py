@@ -10,24 +10,51 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 
 from harp.metrics import Exemplar, KernelsSeen, Tops
 from harp.model import Tenant
-from harp.profile import decode, read_bytes
+from harp.profile import decode, read, read_bytes, top
 from harp.trace.control import told
 
-__all__ = ["Profiles"]
+__all__ = ["Apart", "Profiles", "kernels_of"]
 
 _log = structlog.get_logger(__name__)
 _PATIENCE_S = 1.0
 #: of an exemplar's names and values together, as OpenMetrics has it
 _EXEMPLAR_CHARS = 128
+
+
+_T = TypeVar("_T")
+#: of a run, in history
+_KEPT = 5
+
+
+class Apart:
+    """What may never return, in a thread of its own: one at a time, and nobody waits for long."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._running: Future[Any] | None = None
+
+    async def run(self, what: Callable[..., _T], *arguments: object) -> _T | None:
+        """What it returns; None: it does not in time, or one before it still has not."""
+        if self._running is not None and not self._running.done():
+            return None
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "folders")
+        running = self._running = self._thread.submit(what, *arguments)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running)), _PATIENCE_S)
+        except TimeoutError:
+            _log.warning("folder_not_read", reason="a tenant's folder does not answer")
+            return None
 
 
 class Profiles:
@@ -39,8 +66,7 @@ class Profiles:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._thread: ThreadPoolExecutor | None = None
-        self._reading: Future[dict[int, KernelsSeen]] | None = None
+        self._apart = Apart()
         # the thread's own
         self._tops = Tops(most)
         #: {key: digest of the file, what came of it}
@@ -49,17 +75,9 @@ class Profiles:
     async def look(self, tenants: Iterable[Tenant]) -> dict[int, KernelsSeen]:
         """{tenant's number: what has series}."""
         there = [tenant for tenant in tenants if tenant.grant_dir]
-        if not self._most or (self._reading is not None and not self._reading.done()):
-            return {}  # a folder that did not answer still does not
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "profiles")
-        self._reading = self._thread.submit(self._read, there)
-        try:
-            waits = asyncio.shield(asyncio.wrap_future(self._reading))
-            return await asyncio.wait_for(waits, _PATIENCE_S)
-        except TimeoutError:
-            _log.warning("profiles_not_read", reason="a tenant's folder does not answer")
+        if not self._most:
             return {}
+        return await self._apart.run(self._read, there) or {}
 
     def _read(self, tenants: Sequence[Tenant]) -> dict[int, KernelsSeen]:
         self._tops.keep(map(_key, tenants))
@@ -80,6 +98,14 @@ class Profiles:
             self._known[key] = digest, seen
             found[tenant.tenant_id] = replace(seen, exemplar=_exemplar(folder, seen))
         return found
+
+
+def kernels_of(folder: Path) -> tuple[tuple[str, int, float], ...]:
+    """What history keeps of a tenant that has ended: see Run.kernels."""
+    profile = read(folder)
+    kernels = top(profile, _KEPT) if profile is not None else ()
+    # Of launches since the last sample nobody said how long they took.
+    return tuple((k.name, k.launches, round(k.whole_ns / 1e9, 9)) for k in kernels)
 
 
 def _key(tenant: Tenant) -> str:
