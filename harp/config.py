@@ -310,6 +310,13 @@ class DaemonConfig:
         low=1,
         high=8192,
     )
+    metrics_kernels: int = key(
+        5,
+        "Kernels of each tenant that have series of their own there, by name; the others are one."
+        " 0: no series of kernels and copied bytes.",
+        low=0,
+        high=50,
+    )
     web: str = key(
         "",
         "Where the web page is, read-only; elsewhere than on loopback with TLS and a token alone.",
@@ -345,7 +352,8 @@ class HistoryConfig:
 
     enabled: str = key(
         "yes",
-        "Whether runs are written down: digests of their commands and users, and what they used.",
+        "Whether runs are written down: digests of their commands and users, what they used, and"
+        " their largest kernels by name.",
         choices=("yes", "no"),
     )
     days: float = key(

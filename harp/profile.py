@@ -20,6 +20,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 __all__ = [
     "COPIES",
@@ -31,6 +32,7 @@ __all__ = [
     "decode",
     "make",
     "read",
+    "read_bytes",
     "top",
 ]
 
@@ -52,8 +54,7 @@ _PPM = 1_000_000
 _PLAIN = bytes(c if 32 < c < 127 else ord("?") for c in range(256))
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """Totals of one name, of all processes of a tenant."""
 
     name: str
@@ -65,6 +66,13 @@ class Kernel:
     predicted_ns: int = 0
     block_threads: int = 0  #: of a block, when the driver was asked last; 0: it was not
     occupancy_ratio: float | None = None  #: of a multiprocessor's threads; None: not known
+
+    @property
+    def whole_ns(self) -> int:
+        """The same, and as much by the mean for each launch that is in neither."""
+        rest = max(0, self.launches - self.measured_launches - self.predicted_launches)
+        counted = self.measured_launches + self.predicted_launches
+        return self.ns + (rest * self.ns // counted if counted else 0)
 
     @property
     def ns(self) -> int:
@@ -107,16 +115,21 @@ def make(folder: Path, uid: int | None = None) -> None:
 
 def read(folder: Path) -> Profile | None:
     """What is in the folder's file; None: there is none, or it is none of ours."""
+    text = read_bytes(folder)
+    return decode(text) if text is not None else None
+
+
+def read_bytes(folder: Path) -> bytes | None:
+    """The file as it is; None: there is none, or it is of another size."""
     try:
         fd = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb", buffering=0) as file:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_size != SIZE:
                 return None
-            text = file.read(SIZE)
+            return file.read(SIZE)
     except OSError:
         return None
-    return decode(text)
 
 
 def decode(text: bytes) -> Profile | None:
@@ -141,12 +154,11 @@ def decode(text: bytes) -> Profile | None:
     return Profile(tuple(kernels.values()), ways)
 
 
-def _kernel(i: int, row: Sequence[int | bytes]) -> Kernel | None:
+def _kernel(i: int, row: Sequence[Any]) -> Kernel | None:
     _key, *counts, named, _asked, threads, ppm, text = row
-    assert isinstance(text, bytes)
-    launches, blocks, measured, measured_ns, predicted, predicted_ns = (
-        min(int(n), _MOST) for n in counts
-    )
+    if max(counts) > _MOST:
+        counts = [min(n, _MOST) for n in counts]
+    launches, blocks, measured, measured_ns, predicted, predicted_ns = counts
     name = (OTHER, GRAPHS)[i] if i < 2 else _name(text) if named else ""
     if not name:
         return None

@@ -20,7 +20,7 @@ from harp.daemon.advice import Advice
 from harp.daemon.book import Book
 from harp.daemon.owners import check_owner
 from harp.daemon.recorder import owner_of
-from harp.errors import ConfigError, NotOwner, UnknownTenant
+from harp.errors import ConfigError, HistoryError, NotOwner, UnknownTenant
 from harp.estimator.job import Job, Run
 from harp.estimator.signature import job_of
 from harp.grants import select
@@ -43,6 +43,10 @@ class Runs(Protocol):
 
     def latest(self, limit: int, user: str = "") -> list[Run]:
         """The last ones, newest first; of one user, or of all."""
+        ...
+
+    def kernels_of(self, job: Job) -> tuple[tuple[str, int, float], ...]:
+        """What the last such job launched; empty: not known."""
         ...
 
     async def add_unknown(self, runs: Iterable[Run], learn: Callable[[Run], None]) -> None:
@@ -76,6 +80,17 @@ class Estimates:
         self._digest_of = digest_of
         self._job_of_tenant = job_of_tenant
 
+    def _kernels(self, job: Job) -> list[str]:
+        try:
+            kernels = self._history.kernels_of(job) if job.program else ()
+        except HistoryError:
+            return []  # what is kept of it is said elsewhere
+        all_s = sum(seconds for _, _, seconds in kernels)
+        if not all_s:
+            return []
+        told = (f"{name} {s / all_s:.0%} in {n} launches" for name, n, s in kernels)
+        return [f"its last run's kernels, of {all_s:.3g} s: {', '.join(told)}"]
+
     def estimate(self, request: pb.EstimateRequest, uid: int) -> pb.EstimateReply:
         """What a job will need.
 
@@ -92,7 +107,7 @@ class Estimates:
             job=job_message(job),
             runs=self._advice.runs,
             state=self._advice.state,
-            explained=self._advice.explain(job) if request.explain else (),
+            explained=[*self._advice.explain(job), *self._kernels(job)] if request.explain else (),
         )
         if ended is not None:
             reply.ended.CopyFrom(run_message(ended))

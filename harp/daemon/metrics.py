@@ -23,6 +23,7 @@ from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import ArbiterDevice, Picture
 from harp.daemon.pools import Pools
+from harp.daemon.profiles import Profiles
 from harp.errors import ArbiterError
 from harp.grants import promised_bytes, promised_ppm
 from harp.metrics import (
@@ -30,6 +31,7 @@ from harp.metrics import (
     DCGM,
     DeviceSeen,
     GrantSeen,
+    KernelsSeen,
     Page,
     PartSeen,
     Seen,
@@ -63,6 +65,7 @@ class Reporter:
         self._harpd = harpd
         self._patience_s = max(_ILL_S, _ILL_PERIODS * config.watchdog.period_s)
         self._most = config.daemon.metrics_grants
+        self._profiles = Profiles(config.daemon.metrics_kernels)
         self._dcgm = config.daemon.metrics_dcgm == "yes"
         self._begun_s = time.monotonic()
         self._errors = 0
@@ -112,6 +115,7 @@ class Reporter:
             picture, up = await self._book.look(), True
         except ArbiterError:
             picture, up = self._book.picture, False
+        kernels = await self._profiles.look(tuple(self._book.tenants.values()))
         looked_s = self._harpd.looked_s
         return Seen(
             version=__version__,
@@ -123,7 +127,7 @@ class Reporter:
             most=self._most,
             last_look_s=None if looked_s is None else time.time() - time.monotonic() + looked_s,
             devices=self._devices(picture),
-            grants=self._grants(picture),
+            grants=self._grants(picture, kernels),
             estimator=self._pools.seen(),
             hostname=socket.gethostname(),
             parts=tuple(_parts(self._link.pid if up else 0)),
@@ -147,7 +151,9 @@ class Reporter:
             for uuid, device in self._book.devices.items()
         )
 
-    def _grants(self, picture: Picture) -> tuple[GrantSeen, ...]:
+    def _grants(
+        self, picture: Picture, kernels: Mapping[int, KernelsSeen]
+    ) -> tuple[GrantSeen, ...]:
         live = (c for c in picture.clients.values() if c.state is ClientState.LIVE)
         processes = Counter(client.tenant_id for client in live)
         devices = self._book.devices
@@ -162,6 +168,7 @@ class Reporter:
                     if uuid in devices
                 ),
                 self._share_errors(tenant),
+                kernels.get(tenant.tenant_id, KernelsSeen()),
             )
             for tenant in self._book.tenants.values()
         )

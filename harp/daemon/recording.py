@@ -19,6 +19,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -27,6 +28,7 @@ from harp.config import HistoryConfig
 from harp.daemon.book import Book
 from harp.daemon.exits import Exits
 from harp.daemon.picture import Picture
+from harp.daemon.profiles import Apart, kernels_of
 from harp.daemon.recorder import End, How, Recorder, Seen, key_of, owner_of
 from harp.daemon.watch import Lineage
 from harp.errors import HistoryError
@@ -92,6 +94,7 @@ class Recording:
         self._unnoted: list[Tenant] = []
         #: tenants whose root was gone when this harpd came, and of whom no process was seen since
         self._unseen: set[int] = set()
+        self._apart = Apart()
         self._writing = asyncio.Lock()
         self._arrived = asyncio.Event()
         self._failing = False
@@ -216,6 +219,10 @@ class Recording:
         end = End(at_s, how, left.status if left else None)
         run = self._recorder.end(tenant, end, device.memory_bytes if device else 0)
         if run is not None:
+            if (
+                tenant.grant_dir and tenant.uid == os.geteuid()
+            ):  # its folder goes now; another user's is read apart
+                run = replace(run, kernels=kernels_of(Path(tenant.grant_dir)))
             self._write(tenant, key_of(tenant), run)
 
     def runs(self, since_number: int = 0) -> Iterable[Run]:
@@ -250,8 +257,11 @@ class Recording:
         async with self._writing:
             while self._waiting and self._history is not None:
                 tenant, key, run = self._waiting[0]
+                whole = await self._whole(tenant, run)
+                if self._history is None:
+                    return
                 try:
-                    written = await asyncio.to_thread(self._history.add, run, key)
+                    written = await asyncio.to_thread(self._history.add, whole, key)
                 except HistoryError as error:
                     if not self._failing:
                         _log.error(
@@ -269,6 +279,20 @@ class Recording:
                 if self._waiting and self._waiting[0][-1] is run:
                     self._waiting.popleft()
                 self._told(tenant, written)
+
+    async def _whole(self, tenant: Tenant | None, run: Run) -> Run:
+        if tenant is None or tenant.uid == os.geteuid() or not tenant.grant_dir:
+            return run
+        kernels = await self._apart.run(kernels_of, Path(tenant.grant_dir))
+        return replace(run, kernels=kernels or ())
+
+    def kernels_of(self, job: Job) -> tuple[tuple[str, int, float], ...]:
+        """What the last such job launched; empty: not known.
+
+        Raises:
+            HistoryError: there is no history.
+        """
+        return self._there().kernels_of(job)
 
     async def keep(self) -> None:
         """Write what comes, note who lives, forget what is old; for ever."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harp.errors import HistoryError
-from harp.estimator.job import Run
+from harp.estimator.job import Job, Run
 from harp.estimator.rows import reals, row_of, run_of
 
 __all__ = ["VERSION", "History"]
@@ -45,6 +45,7 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX run_ended ON run (ended_s)",
         "CREATE TABLE note (key TEXT PRIMARY KEY, seen_s REAL NOT NULL, text TEXT NOT NULL) STRICT",
     ),
+    ("ALTER TABLE run ADD COLUMN kernels TEXT NOT NULL DEFAULT '[]'",),
 )
 VERSION = len(_MIGRATIONS)
 _DAY_S = 86400.0
@@ -158,6 +159,20 @@ class History:
                 (user, limit),
             ).fetchall()
         return [self._run(row) for row in rows]
+
+    def kernels_of(self, job: Job) -> tuple[tuple[str, int, float], ...]:
+        """What the last such job of this user's launched, as Run.kernels says; empty: not known.
+
+        Raises:
+            HistoryError: it cannot be read.
+        """
+        with self._busy, _named(self.path, "read"):
+            row = self._db.execute(
+                "SELECT * FROM run WHERE program = ? AND shape = ? AND user = ?"
+                " AND kernels != '[]' ORDER BY number DESC LIMIT 1",
+                (job.program, job.shape, job.user),
+            ).fetchone()
+        return self._run(row).kernels if row is not None else ()
 
     def count(self) -> int:
         """Runs in it.
@@ -345,8 +360,13 @@ def _row(run: Run) -> dict[str, str | int | float | None]:
         name: min(value, _LARGEST) if name.endswith("_bytes") else value
         for name, value in row_of(run).items()
     }
-    return row | {"used": json.dumps(run.used), "elastic": int(run.elastic)}
+    nested = {"used": json.dumps(run.used), "kernels": json.dumps(run.kernels)}
+    return row | nested | {"elastic": int(run.elastic)}
 
 
 def _run(row: sqlite3.Row | Mapping[str, Any]) -> Run:
-    return run_of(dict(row), reals(row["used"]))
+    kernels = tuple(
+        (str(name), int(launches), float(seconds))
+        for name, launches, seconds in json.loads(row["kernels"])
+    )
+    return replace(run_of(dict(row), reals(row["used"])), kernels=kernels)

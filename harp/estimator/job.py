@@ -62,6 +62,9 @@ class Run:
     attempted_bytes: int = 0  #: what it held and asked for when it was refused; 0: never refused
     #: it grabs all it is given: what it took says nothing of what it needs
     elastic: bool = False
+    #: (name, launches, seconds of GPU time) of its largest kernels, and of the others as one;
+    #: this machine's own runs have them, what is exported has not: two runs are one without them
+    kernels: tuple[tuple[str, int, float], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

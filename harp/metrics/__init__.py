@@ -7,7 +7,8 @@ from harp.metrics.dcgm import DCGM, dcgm_samples
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
 from harp.metrics.fairness import Fairness
-from harp.metrics.families import PLUGIN, REMOTE, Distribution, Family, Kind, Sample
+from harp.metrics.families import PLUGIN, REMOTE, Distribution, Exemplar, Family, Kind, Sample
+from harp.metrics.kernels import KernelsSeen, Tops
 from harp.metrics.remote import (
     SERVED,
     TRAFFIC,
@@ -33,9 +34,11 @@ __all__ = [
     "DeviceSeen",
     "Distribution",
     "EstimatorSeen",
+    "Exemplar",
     "Fairness",
     "Family",
     "GrantSeen",
+    "KernelsSeen",
     "Kind",
     "Page",
     "PartSeen",
@@ -45,6 +48,7 @@ __all__ = [
     "Seen",
     "Server",
     "ServerThread",
+    "Tops",
     "Total",
     "Totals",
     "TrafficSeen",

@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.utils import floatToGoString
 
-from harp.metrics.families import Distribution, Family, Kind, Sample
+from harp.metrics.families import Distribution, Exemplar, Family, Kind, Sample
 
 __all__ = ["expose", "parse"]
 
@@ -55,7 +55,10 @@ def expose(
             lines[family.name].extend(_distribution(sample, sample.value, labels))
         else:
             value = _number(float(sample.value))
-            lines[family.name].append(f"{family.name}{labels} {value}\n")
+            example = ""
+            if openmetrics and sample.exemplar is not None:
+                example = _exemplar(sample.exemplar)
+            lines[family.name].append(f"{family.name}{labels} {value}{example}\n")
     end = ("# EOF\n",) if openmetrics else ()
     return "".join((*(line for of in lines.values() for line in of), *end)).encode(), content_type
 
@@ -98,6 +101,11 @@ def _distribution(sample: Sample, value: Distribution, labels: str) -> Iterator[
         yield f"{family.name}_bucket{bucket} {_number(float(count))}\n"
     yield f"{family.name}_count{labels} {_number(float(value.counts[-1]))}\n"
     yield f"{family.name}_sum{labels} {_number(float(value.total))}\n"
+
+
+def _exemplar(one: Exemplar) -> str:
+    labels = _labels(*zip(*one.labels, strict=True)) if one.labels else "{}"
+    return f" # {labels} {_number(one.value)} {one.at_s}"
 
 
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:

@@ -10,7 +10,18 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["DAEMON", "GPU_LABELS", "PLUGIN", "REMOTE", "Distribution", "Family", "Kind", "Sample"]
+__all__ = [
+    "DAEMON",
+    "GPU_LABELS",
+    "PLUGIN",
+    "REMOTE",
+    "TENANT_LABELS",
+    "Distribution",
+    "Exemplar",
+    "Family",
+    "Kind",
+    "Sample",
+]
 
 
 class Kind(enum.Enum):
@@ -41,12 +52,22 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Exemplar:
+    """Something that a counter's value is an example of; told in OpenMetrics alone."""
+
+    labels: tuple[tuple[str, str], ...]  #: names and values: at most 128 characters in all
+    value: float
+    at_s: float  #: wall clock
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One value of a family."""
 
     family: Family
     labels: tuple[str, ...]  #: values, in the order of family.labels
     value: float | Distribution
+    exemplar: Exemplar | None = None  #: of a counter
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Family:
@@ -63,7 +84,7 @@ def _histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[floa
 
 #: `kind` says what a figure was measured on: a real GPU or the software one
 GPU_LABELS = _GPU = ("gpu", "uuid", "kind")
-_TENANT = ("tenant", "namespace", "pod", "container")
+TENANT_LABELS = _TENANT = ("tenant", "namespace", "pod", "container")
 _GRANT = (*_TENANT, *_GPU)
 
 BUILD_INFO = _gauge("harp_build_info", "Version of harpd; always 1.", ("version",))

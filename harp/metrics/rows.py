@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from harp.metrics import estimates as e
 from harp.metrics import families as f
+from harp.metrics import kernels as k
 from harp.metrics.families import Family
 
 __all__ = ["NODE", "ROWS", "Panel", "Row", "of"]
@@ -182,6 +183,18 @@ _WORKLOAD = Row(
         _one("Processes at work", f.GRANT_OPEN_GATES, _GRANT, _WHO),
         _one("Kernel launches", f.GRANT_LAUNCHES, _GRANT, _WHO, "ops"),
         _one("Allocations refused", f.GRANT_DENIED, _GRANT, _WHO, "ops"),
+        Panel(
+            "Kernels",
+            (
+                (
+                    f"sum by (node, namespace, tenant, kernel) ({_rate(k.SECONDS, _TENANT)})",
+                    "{{tenant}} {{kernel}}",
+                ),
+            ),
+            "percentunit",
+            text=k.SECONDS.text,
+        ),
+        _one("Bytes copied", k.COPIED, _TENANT, "{{tenant}} {{direction}}", "Bps"),
         _one("Copies", f.GRANT_COPY, _GRANT, _WHO, "percentunit"),
         _one("Memory on the host", f.GRANT_SWAP_AWAY, _GRANT, _WHO, "bytes"),
         _one("Time of swapping", f.GRANT_SWAPPING, _GRANT, _WHO, "percentunit"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from harp.metrics import families as f
 from harp.metrics.estimates import EstimatorSeen, estimator_samples
 from harp.metrics.families import Family, Sample
+from harp.metrics.kernels import KernelsSeen, kernel_samples
 from harp.metrics.totals import Total
 from harp.model import Device, Residency, Sensors, Standing, Tenant, Use
 from harp.units import PPM
@@ -48,6 +49,7 @@ class GrantSeen:
     uses: tuple[tuple[Device, Use], ...]  #: its devices that are there
     #: {uuid: see fairness.py}; of devices that it wanted all the time
     share_errors: Mapping[str, float] = field(default_factory=dict)
+    kernels: KernelsSeen = field(default_factory=KernelsSeen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ def _of_tenant(grant: GrantSeen) -> Iterator[Sample]:
     over = str(limits.oversubscribe).lower()
     yield Sample(f.GRANT_INFO, (*who, limits.tenant_class.label, over), 1)
     yield from _some(((family, of(grant)) for family, of in _OF_TENANT), who)
+    yield from kernel_samples(who, grant.kernels)
     for device, use in grant.uses:
         labels = (*who, *_gpu(device))
         yield from _some(((family, of(tenant, use)) for family, of in _OF_GRANT), labels)

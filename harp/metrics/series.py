@@ -6,12 +6,13 @@ from __future__ import annotations
 from harp.metrics import families
 from harp.metrics.estimates import ESTIMATOR
 from harp.metrics.families import PLUGIN, REMOTE, Family
+from harp.metrics.kernels import KERNELS
 from harp.metrics.remote import SERVED
 
 __all__ = ["DAEMON", "table"]
 
 #: all of harpd
-DAEMON = (*families.DAEMON, *ESTIMATOR)
+DAEMON = (*families.DAEMON, *KERNELS, *ESTIMATOR)
 
 _HEAD = """# Series of HARP
 

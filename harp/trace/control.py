@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harp.errors import ConfigError, TraceError
 
-__all__ = ["NAME", "VARIABLE", "Wish", "files_of", "is_on", "tell", "untell"]
+__all__ = ["NAME", "VARIABLE", "Wish", "files_of", "is_on", "tell", "told", "untell"]
 
 NAME = "trace"
 VARIABLE = "HARP_TRACE"
@@ -122,6 +122,12 @@ def untell(grant: Path) -> bool:
 
 def is_on(grant: Path) -> Path | None:
     """The file of the trace that is wanted; None: none is."""
+    found = told(grant)
+    return found[0] if found else None
+
+
+def told(grant: Path) -> tuple[Path, str] | None:
+    """The file of the trace that is wanted, and what it is known by; None: none is."""
     try:  # the folder is its tenant's, who may have put anything there
         fd = os.open(grant / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
@@ -130,10 +136,10 @@ def is_on(grant: Path) -> Path | None:
             text = file.read(_TEXT_BYTES)
     except OSError:
         return None
-    for line in text.splitlines():
-        if line.startswith(b"file="):
-            return Path(os.fsdecode(line[5:]))
-    return None
+    said = dict(line.split(b"=", 1) for line in text.splitlines() if b"=" in line)
+    if b"file" not in said:
+        return None
+    return Path(os.fsdecode(said[b"file"])), said.get(b"id", b"").decode("ascii", "replace")
 
 
 def files_of(file: Path) -> list[Path]:

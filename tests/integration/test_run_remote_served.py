@@ -69,6 +69,24 @@ def test_a_command_is_a_tenant_of_the_node(here: Here, node: Remote) -> None:
 
 
 @pytest.mark.slow
+def test_its_kernels_are_known_by_name_on_the_node(here: Here, node: Remote) -> None:
+    program = (
+        "from tinygrad import Tensor; a = Tensor.rand(32, 32).realize()\n"
+        "for _ in range(20): (a @ a).sum().item()\n"
+        "print('ready', flush=True); input()\n"
+    )
+    words = ("env", "DEV=CUDA:PTX", "CC=false", "CACHELEVEL=0", sys.executable, "-c", program)
+    child = here.ready(*remote(node, "--name", "far"), *words)
+    (lease,) = node.leases()
+    told = json.loads(node.at.harp("metrics", "--json").stdout.splitlines()[-1])["families"]
+    (runs,) = (m["samples"] for m in told if m["name"] == "harp_grant_kernel_runs_total")
+    mine = {s["labels"]["kernel"]: s["value"] for s in runs}
+    assert {s["labels"]["tenant"] for s in runs} == {lease["tenant"]}
+    assert any(name.startswith("r_") and count >= 20 for name, count in mine.items()), mine
+    child.communicate("\n", timeout=60)
+
+
+@pytest.mark.slow
 def test_its_limit_is_that_of_all_its_processes(here: Here, node: Remote) -> None:
     limit = remote(node, "--mem", "256MiB")
     done = here.run(*limit, sys.executable, HOLDS, "300")

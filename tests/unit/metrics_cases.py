@@ -6,7 +6,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harp.estimator.track import Sums
-from harp.metrics import DeviceSeen, EstimatorSeen, GrantSeen, PartSeen, PoolSeen, Seen, Total
+from harp.metrics import (
+    DeviceSeen,
+    EstimatorSeen,
+    Exemplar,
+    GrantSeen,
+    KernelsSeen,
+    PartSeen,
+    PoolSeen,
+    Seen,
+    Total,
+)
 from harp.model import (
     Device,
     DeviceKind,
@@ -20,6 +30,7 @@ from harp.model import (
     TenantClass,
     Use,
 )
+from harp.profile import OTHER, Kernel
 
 GIB = 1 << 30
 MS = 1_000_000
@@ -127,6 +138,18 @@ def estimator() -> EstimatorSeen:
     )
 
 
+def kernels() -> KernelsSeen:
+    """Of one that is traced."""
+    return KernelsSeen(
+        (
+            Kernel("gemm", 30, 3000, 10, 400 * MS, 20, 800 * MS, 256, 0.75),
+            Kernel(OTHER, 12, 12, 1, 2 * MS),
+        ),
+        {"htod": 4096, "dtoh": 0},
+        Exemplar((("trace_id", "0123abcd"), ("file", "run.trace")), 1.202, 1_800_000_000.25),
+    )
+
+
 def everything() -> Seen:
     """Each kind of tenant: without limits and idle, a pod's with all limits, one that swaps."""
     limits = Limits(4 * GIB, 300_000, 500_000, TenantClass.LATENCY, host_bytes=GIB)
@@ -156,6 +179,7 @@ def everything() -> Seen:
         replace(
             grant(of_pod(tenant(2, "team/train-0/main", limits)), 2, (device(0), used)),
             share_errors={device(0).uuid: -0.0625},
+            kernels=kernels(),
         ),
         grant(
             replace(swaps, suspended=True), 1, (device(0), Use(residency=away)), (device(1), Use())

@@ -52,6 +52,7 @@ class FakeHistory:
 
     def __init__(self) -> None:
         self.kept: list[Run] = []
+        self.kernels: tuple[tuple[str, int, float], ...] = ()
 
     def add(self, run: Run) -> Run:
         self.kept.append(replace(run, number=len(self.kept) + 1))
@@ -64,6 +65,9 @@ class FakeHistory:
 
     def runs(self, since_number: int = 0) -> Iterator[Run]:
         return (run for run in self.kept if run.number > since_number)
+
+    def kernels_of(self, job: Job) -> tuple[tuple[str, int, float], ...]:
+        return self.kernels if job.user == f"u{MINE}" else ()
 
     def latest(self, limit: int, user: str = "") -> list[Run]:
         return [r for r in self.kept[::-1] if user in ("", r.job.user)][:limit]
@@ -267,3 +271,14 @@ def test_messages_come_back_as_they_went() -> None:
         Need("t", 0.0, 0.0, 0.9, known=True, level="l", runs=3, reason="r"),
     ):
         assert need_of(need_message(need)) == need
+
+
+def test_its_last_run_s_kernels_are_named_to_who_ran_it(world: World) -> None:
+    world.ran()
+    line = "its last run's kernels, of 2 s: gemm 75% in 30 launches, (other) 25% in 4 launches"
+    assert not any("kernels" in one for one in world.ask(command=COMMAND, explain=True).explained)
+    world.history.kernels = (("gemm", 30, 1.5), ("(other)", 4, 0.5))
+    assert world.ask(command=COMMAND, explain=True).explained[-1] == line
+    assert line not in world.ask(THEIRS, command=COMMAND, explain=True).explained
+    world.history.kernels = (("gemm", 30, 0.0),)  # launched, and never measured
+    assert not any("kernels" in one for one in world.ask(command=COMMAND, explain=True).explained)

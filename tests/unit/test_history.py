@@ -378,3 +378,46 @@ def test_text_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(HistoryError):
             history.add(Run(Job(image="\udcff")))
         assert history.add(ended(1.0)).number == 1
+
+
+KERNELS = (("gemm", 30, 1.5), ("(other)", 4, 0.25))
+
+
+def test_a_run_s_kernels_are_kept_and_make_no_other_run_of_it(tmp_path: Path) -> None:
+    with History(tmp_path / "h.db") as history:
+        run = history.add(replace(ended(2.0), kernels=KERNELS))
+        (found,) = history.runs()
+        assert found.kernels == run.kernels == KERNELS
+        assert history.add_unknown(ended(2.0)) is None, "come back from where it was exported"
+        mine = replace(run.job, user="me")
+        history.add(replace(ended(3.0), job=mine, kernels=KERNELS[:1]))
+        history.add(replace(ended(4.0), job=mine))  # of the last one nothing is known
+        assert history.kernels_of(mine) == KERNELS[:1]
+        assert history.kernels_of(run.job) == KERNELS
+        assert history.kernels_of(replace(mine, shape="another")) == ()
+
+
+def test_a_file_without_kernels_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    with History(path) as history:
+        old = history.add(ended(1.0))
+        history.keep({"1@2": "{}"}, 5.0)
+        history._db.execute("ALTER TABLE run DROP COLUMN kernels")
+        history._db.execute("PRAGMA user_version = 1")
+    with pytest.raises(HistoryError, match="has version 1"):
+        History(path, writes=False)
+    with History(path) as history:
+        assert list(history.runs()) == [old]
+        assert history.kept() == {"1@2": (5.0, "{}")}
+        history.add(replace(ended(2.0), kernels=KERNELS))
+        assert [run.kernels for run in history.runs()] == [(), KERNELS]
+        assert history._db.execute("PRAGMA user_version").fetchone()[0] == VERSION == 2
+
+
+def test_kernels_that_make_no_sense_are_named(tmp_path: Path) -> None:
+    with History(tmp_path / "h.db") as history:
+        history.add(ended(1.0))
+        for broken in ("[1]", '{"a": 1}', "[[1, 2]]", "no"):
+            history._db.execute("UPDATE run SET kernels = ?", (broken,))
+            with pytest.raises(HistoryError, match=r"run 1 of .* cannot be read"):
+                list(history.runs())

@@ -63,6 +63,7 @@ PURE = (
     "harp.metrics.dcgm",
     "harp.metrics.estimates",
     "harp.metrics.families",
+    "harp.metrics.kernels",
     "harp.metrics.remote",
     "harp.metrics.samples",
     "harp.metrics.series",

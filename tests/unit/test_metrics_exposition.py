@@ -24,6 +24,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from harp.metrics import (
@@ -165,7 +166,10 @@ def by_the_library(
             buckets = list(zip(bounds, map(float, value.counts), strict=True))
             made[sample.family.name].add_metric(sample.labels, buckets, value.total)
         else:
-            made[sample.family.name].add_metric(sample.labels, float(value))
+            of = sample.exemplar
+            told = Exemplar(dict(of.labels), of.value, of.at_s) if of else None
+            more = {"exemplar": told} if told else {}
+            made[sample.family.name].add_metric(sample.labels, float(value), **more)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Made(made.values()))
     encode, content_type = choose_encoder(accept)

@@ -209,7 +209,7 @@ def test_the_dashboard_is_as_grafana_wants_it() -> None:
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         assert panel["targets"]
         assert panel["fieldConfig"]["defaults"]["unit"] in (
-            *("short", "bytes", "percentunit", "s", "ops", "celsius", "watt"),
+            *("short", "bytes", "Bps", "percentunit", "s", "ops", "celsius", "watt"),
         )
 
 

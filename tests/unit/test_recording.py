@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +19,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
+import harp.daemon.profiles as daemon_profiles
 from harp.config import HistoryConfig
 from harp.daemon.picture import Picture
 from harp.daemon.recording import Recording
@@ -27,6 +30,7 @@ from harp.estimator.job import Job, Outcome, Run
 from harp.lease_wire import MemClass, Msg, Op
 from harp.model import Client, ClientState, Device, DeviceKind, Limits, Policy, Tenant, Use
 from harp.procs import all_procs, read
+from harp.profile import make
 
 MIB = 1 << 20
 DEVICE = Device(0, "GPU-1", "tiny", DeviceKind.SOFTWARE, 1 << 30, 0, "measured", "1")
@@ -439,3 +443,55 @@ def test_a_look_at_a_hundred_tenants_costs_little(desk: Desk) -> None:
         assert ratio < 0.005
 
     do(desk, steps)
+
+
+def profiled(folder: Path) -> Path:
+    """A grant's folder: 10 launches of one name, half of them measured, at 1 ms each."""
+    folder.mkdir()
+    make(folder)
+    row = struct.pack("<7Q4I120s", 1, 10, 10, 5, 5_000_000, 0, 0, 1, 0, 0, 0, b"gemm")
+    with (folder / "profile").open("r+b") as file:
+        file.seek(256 + 2 * 192)
+        file.write(row)
+    return folder
+
+
+@pytest.mark.parametrize("uid", [os.geteuid(), 4242])
+def test_a_run_names_its_kernels(desk: Desk, tmp_path: Path, uid: int) -> None:
+    folder = profiled(tmp_path / "grant")
+    one = tenant(uid=uid, grant_dir=str(folder))
+
+    async def steps(recording: Recording) -> None:
+        recording.made(one, ["t"])
+        desk.tenants[1] = one
+        recording.look(picture(one), all_procs())
+        recording.ended(desk.tenants.pop(1), picture(one), "ended")
+        if uid == os.geteuid():
+            shutil.rmtree(folder)  # as the book does now
+        await recording.settle()
+        assert recording.kernels_of(desk.told[0][1].job) == (("gemm", 10, 0.01),)
+
+    do(desk, steps)
+    assert [run.kernels for run in kept(desk)] == [(("gemm", 10, 0.01),)]
+    assert desk.told[0][1].kernels == (("gemm", 10, 0.01),)
+
+
+def test_a_folder_that_does_not_answer_keeps_no_run_from_being_written(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_profiles, "_PATIENCE_S", 0.02)
+    answers = threading.Event()
+    monkeypatch.setattr(daemon_profiles, "read", lambda _: answers.wait(20))
+    both = [tenant(n, uid=4242, grant_dir="/hangs") for n in (1, 2)]
+
+    async def steps(recording: Recording) -> None:
+        for one in both:
+            recording.made(one, ["t"])
+            recording.look(picture(one), all_procs())
+            recording.ended(one, picture(one), "ended")
+        await recording.settle()
+        assert len(desk.told) == 2
+        answers.set()
+
+    do(desk, steps)
+    assert [run.kernels for run in kept(desk)] == [(), ()]

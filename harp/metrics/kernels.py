@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Series of tenants' kernels, by name, and of their copies. Pure.
+
+Names are a program's, so they are bounded: of a tenant the largest few have series of their own,
+all others are "(other)". Who has one keeps it until another has twice its time. What goes to
+"(other)" is what a name does while it has none: so each series only grows, and whoever comes to
+have one begins with all it did before.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from harp.metrics.families import TENANT_LABELS, Exemplar, Family, Kind, Sample
+from harp.profile import OTHER, Kernel, Profile
+
+__all__ = ["KERNELS", "KernelsSeen", "Tops", "kernel_samples"]
+
+_NS = 1e9
+_NAMED = (*TENANT_LABELS, "kernel")
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...]) -> Family:
+    return Family(f"harp_grant_{name}", Kind.COUNTER, text, labels)
+
+
+SECONDS = _counter(
+    "kernel_seconds_total",
+    "GPU time of the tenant's kernels: measured, or predicted by the mean of what was measured.",
+    (*_NAMED, "source"),
+)
+RUNS = _counter("kernel_runs_total", "Launches of the tenant's kernels.", _NAMED)
+OCCUPANCY = Family(
+    "harp_grant_kernel_occupancy_ratio",
+    Kind.GAUGE,
+    "How much of a multiprocessor's threads the kernel's blocks can fill, as the driver says.",
+    _NAMED,
+)
+COPIED = _counter(
+    "copy_bytes_total",
+    "Bytes that the tenant asked to copy or fill; of batches and prefetches none.",
+    (*TENANT_LABELS, "direction"),
+)
+#: of harpd, as well
+KERNELS = (SECONDS, RUNS, OCCUPANCY, COPIED)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelsSeen:
+    """Of a tenant."""
+
+    kernels: tuple[Kernel, ...] = ()
+    copied_bytes: Mapping[str, int] = field(default_factory=dict)
+    exemplar: Exemplar | None = None  #: the trace that is being made of it
+
+
+_NONE = Kernel(OTHER)
+
+
+@dataclass(slots=True)
+class _Top:
+    named: list[str] = field(default_factory=list)
+    seen: dict[str, Kernel] = field(default_factory=dict)
+    other: Kernel = _NONE
+
+
+class Tops:
+    """Which kernels have series.
+
+    Args:
+        most: of a tenant; 0: none, and no series of theirs at all.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: dict[str, _Top] = {}
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Forget all tenants but these."""
+        left = set(keys)
+        self._of = {key: top for key, top in self._of.items() if key in left}
+
+    def see(self, key: str, profile: Profile) -> tuple[Kernel, ...]:
+        """A tenant's kernels that have series, largest first, and the others as one."""
+        if not self._most or not profile.kernels:
+            return ()
+        top = self._of.setdefault(key, _Top())
+        now = {kernel.name: kernel for kernel in profile.kernels}
+        own = [kernel for kernel in profile.kernels if kernel.name != OTHER]
+        named = [now[name] for name in top.named if name in now]
+        rest = sorted((k for k in own if k.name not in top.named), key=_largest)
+        while rest and len(named) < self._most:
+            named.append(rest.pop(0))
+        named.sort(key=_largest)
+        while rest and rest[0].ns > 2 * named[-1].ns:
+            named[-1] = rest.pop(0)
+            named.sort(key=_largest)
+        top.named = [kernel.name for kernel in named]
+        for name, kernel in now.items():
+            before = top.seen.get(name)
+            if kernel != before and name not in top.named:
+                top.other = _grown(top.other, kernel, before or Kernel(name))
+        top.seen = now
+        return (*named, top.other) if top.other != _NONE else tuple(named)
+
+
+def _largest(kernel: Kernel) -> tuple[int, int, str]:
+    return -kernel.ns, -kernel.launches, kernel.name
+
+
+def _grown(other: Kernel, now: Kernel, before: Kernel) -> Kernel:
+    more = (max(0, a - b) for a, b in zip(_counts(now), _counts(before), strict=True))
+    return Kernel(OTHER, *map(operator.add, _counts(other), more))
+
+
+def _counts(kernel: Kernel) -> tuple[int, ...]:
+    _name, *counts, _threads, _ratio = kernel
+    return tuple(counts)
+
+
+def kernel_samples(who: tuple[str, ...], seen: KernelsSeen) -> Iterator[Sample]:
+    """Every sample of a tenant's."""
+    for kernel in seen.kernels:
+        labels = (*who, kernel.name)
+        for source, ns in (("measured", kernel.measured_ns), ("predicted", kernel.predicted_ns)):
+            if ns:
+                yield Sample(SECONDS, (*labels, source), ns / _NS, seen.exemplar)
+        yield Sample(RUNS, labels, kernel.launches)
+        if kernel.occupancy_ratio is not None:
+            yield Sample(OCCUPANCY, labels, kernel.occupancy_ratio)
+    for way, copied in seen.copied_bytes.items():
+        yield Sample(COPIED, (*who, way), copied)
