@@ -43,7 +43,10 @@ FIELDS = (
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{
+        f"/{name}": (name, "text/javascript; charset=utf-8")
+        for name in ("known.js", "charts.js", "page.js")
+    },
 }
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s,]+)(?::[0-9]{1,5})?")
 _SINCE = re.compile(r"[0-9]{1,15}")

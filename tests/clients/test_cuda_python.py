@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cuda-python on the software GPU: one process a case, assertions in programs/bindings.py."""
+"""cuda-python on the software GPU: one process a case, assertions in programs/bindings*.py."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ CASES = (
     "streams",
     "events",
     "host_function",
+    "graph_explicit",
+    "graph_captured",
     "launch",
     "skipped_kernel",
     "launch_extra",
@@ -20,8 +22,6 @@ CASES = (
     "jit_log",
     "faults",
     "trap",
-    "graph_explicit",
-    "graph_captured",
 )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from harp.lease_wire import MSG_BYTES, VERSION, Msg, Op
+from harp.lease_wire import GRANULE_BYTES, MSG_BYTES, VERSION, Msg, Op
 from tests.integration.machine import PROGRAM, ROOT, Machine, machine, wait_for
 from tests.integration.old_peers import OLD_HARP, build, native_with
 
@@ -143,7 +143,7 @@ def test_a_program_that_cannot_follow_leaves_the_arbiter_alone(
 def test_versions_go_up_and_down_under_load(
     native_dir: Path, tmp_path: Path, old_parts: dict[str, Path]
 ) -> None:
-    """Arbiter and libharp of version 1 and of ours in every pair, under a harpd that speaks both."""
+    """Arbiter and libharp of version 1 and ours in every pair, under a harpd that speaks both."""
     old = native_with(native_dir, tmp_path / "old", old_parts)
     ours, theirs = {"HARP_NATIVE_DIR": str(native_dir)}, {"HARP_NATIVE_DIR": str(old)}
     with machine(native_dir) as box:

@@ -62,7 +62,10 @@ def test_name_and_top_level(wheel: Path) -> None:
 
 def test_the_web_page_is_in_it(unpacked: Path) -> None:
     folder = unpacked / "harp" / "web" / "static"
-    assert {p.name for p in folder.iterdir()} == {"index.html", "page.css", "page.js"}
+    assert {p.name for p in folder.iterdir()} == {
+        *("index.html", "page.css"),
+        *("known.js", "charts.js", "page.js"),
+    }
 
 
 def test_binaries_ask_for_no_newer_glibc(unpacked: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "harp" / "web" / "static" / "page.js"
+SCRIPT = Path(__file__).resolve().parents[2] / "harp" / "web" / "static" / "known.js"
 SETUP = """
 const page = require(process.argv[1]);
 const known = page.nothing();
