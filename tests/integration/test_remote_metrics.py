@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import urllib.request
@@ -11,6 +12,10 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from serve_world import MIB, serving
 
+from harp.native import NativeDir
+from harp.remote.beside import beside
+from harp.remote.offers import Offers
+from harp.remote.traffic import Traffic
 from tests.integration.machine import wait_for
 
 
@@ -96,3 +101,33 @@ def test_bytes_and_round_trips_of_sessions_are_counted_by_lease(native_dir: Path
             after[received],
             False,
         )
+
+
+def test_beside_programs_the_same_is_said_of_an_offered_session(
+    native_dir: Path, tmp_path: Path
+) -> None:
+    (sessions := tmp_path / "sessions").mkdir()
+    with serving(native_dir, "--insecure", "--listen", "127.0.0.1:0") as node:
+        client = node.client()
+        lease = client.lease(mem_limit_bytes=256 * MIB)
+        session = client.attach(lease)
+        Offers(sessions).offer(session.session_id, session.token, session.endpoint)
+        at, native = tmp_path / "near.sock", NativeDir(native_dir)
+        with (
+            client.renewing(lease),
+            beside(native, at, sessions, None, os.environ, certificate=False, traffic=True) as link,
+        ):
+            child = client.start_at(at, "gpu_program.py", "10", "1")
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            child.communicate("end\n", timeout=60)
+            assert link.stdout is not None
+            said = [link.stdout.readline().decode().split()]
+            while said[-1][0] != "ended":
+                said.append(link.stdout.readline().decode().split())
+    words = [line[0] for line in said]
+    assert (words[0], set(words[1:-1])) == ("taken", {"traffic"})
+    traffic = Traffic()
+    assert all(traffic.heard(" ".join(line[1:])) for line in said[1:-1])
+    assert traffic.seen().carried.received_bytes == int(said[-2][2]) > 0
+    assert traffic.seen().carried.sent_bytes == int(said[-2][3]) > 0

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from harp.lease_wire import GRANULE_BYTES, MSG_BYTES, Msg, Op
+from harp.lease_wire import GRANULE_BYTES, MSG_BYTES, VERSION, Msg, Op
 from tests.integration.machine import PROGRAM, ROOT, Machine, machine, wait_for
 from tests.integration.old_peers import OLD_HARP, build, native_with
 
@@ -86,7 +86,7 @@ def admin_version(box: Machine) -> int:
     """What the arbiter agrees to."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.connect(str(box.run_dir / "admin.sock"))
-        sock.send(Msg(op=Op.SUBSCRIBE, seq=1, c=2).pack(1))
+        sock.send(Msg(op=Op.SUBSCRIBE, seq=1, c=VERSION).pack(1))
         return int.from_bytes(sock.recv(MSG_BYTES)[:2], sys.byteorder)
 
 
@@ -143,7 +143,7 @@ def test_a_program_that_cannot_follow_leaves_the_arbiter_alone(
 def test_versions_go_up_and_down_under_load(
     native_dir: Path, tmp_path: Path, old_parts: dict[str, Path]
 ) -> None:
-    """Arbiter and libharp of version 1 and 2 in every pair, under a harpd that speaks both."""
+    """Arbiter and libharp of version 1 and ours in every pair, under a harpd that speaks both."""
     old = native_with(native_dir, tmp_path / "old", old_parts)
     ours, theirs = {"HARP_NATIVE_DIR": str(native_dir)}, {"HARP_NATIVE_DIR": str(old)}
     with machine(native_dir) as box:
@@ -152,7 +152,7 @@ def test_versions_go_up_and_down_under_load(
         assert admin_version(box) == 1
         churns = [Churn(box, "old-under-old", **theirs), Churn(box, "new-under-old", **ours)]
         upgrade(box, **ours)
-        assert admin_version(box) == 2
+        assert admin_version(box) == VERSION
         churns += [Churn(box, "old-under-new", **theirs), Churn(box, "new-under-new", **ours)]
         upgrade(box, **theirs)
         assert admin_version(box) == 1

@@ -28,7 +28,7 @@ from harp.estimator.packing import Buffer
 from harp.estimator.track import Track
 from harp.grants import Promise
 from harp.metrics import DAEMON, Page, expose
-from harp.model import Client, ClientState, Limits, Tenant, Use
+from harp.model import Client, ClientState, Limits, Standing, Tenant, TenantClass, Use
 
 GPU = device()
 S = 1_000_000_000
@@ -337,3 +337,27 @@ def test_every_family_of_harpd_is_in_its_text() -> None:
     assert [line.split(" ")[2] for line in text.splitlines() if line.startswith("# HELP")] == [
         family.name for family in DAEMON
     ]
+
+
+def test_a_share_error_is_told_of_who_wants_and_is_promised_something() -> None:
+    world = _World()
+    best = Limits(share_ppm=0, tenant_class=TenantClass.BEST_EFFORT)
+    for number, limits in ((1, Limits(share_ppm=250_000)), (2, best), (3, Limits())):
+        world.book.add(number, limits)
+    world.book.arbiter.gone = True  # figures are those of its last answer
+    for now_s in range(0, 40, 2):
+        standing = Standing(weight_ratio=0.25)
+        world.book.fairness.see(
+            {
+                (n, GPU.uuid): Use(
+                    used_ns=now_s * used * S // 10,
+                    wait_ns=now_s * waited * S // 10,
+                    standing=standing,
+                )
+                for n, used, waited in ((1, 2, 8), (2, 1, 9), (3, 1, 1))
+            },
+            float(now_s),
+        )
+    assert world.value("harp_grant_share_error_ratio", "t1") == pytest.approx(-0.05)
+    assert world.value("harp_grant_share_error_ratio", "t2") is None, "best effort is owed nothing"
+    assert world.value("harp_grant_share_error_ratio", "t3") is None, "it does not want"

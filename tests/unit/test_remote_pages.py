@@ -7,6 +7,7 @@ import asyncio
 import datetime as dt
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -18,11 +19,12 @@ from test_remote_renewing import put
 from harp.cli.remote_keep import _pages
 from harp.cli.remote_pages import renewing
 from harp.errors import CertificateError, ConfigError
-from harp.metrics import RemoteSeen
+from harp.metrics import Carried, RemoteSeen, TrafficSeen
 from harp.remote import authority
 from harp.remote.certificate import Kind
 from harp.remote.keeping import Keeper
 from harp.remote.renewing import Renewing
+from harp.remote.traffic import Traffic
 from harp.remote.trust import load
 from harp.remote.who import Who
 
@@ -43,7 +45,7 @@ async def scraped(at: tuple[str, int]) -> list[Metric]:
 
 async def days(at: tuple[str, int]) -> dict[str, float]:
     """{role: days that are left}, as a scrape tells."""
-    (family,) = await scraped(at)
+    (family,) = (one for one in await scraped(at) if "harp_remote_" not in one.name)
     assert (family.name, family.type) == (NAME, "gauge")
     return {s.labels["role"]: (s.value - now().timestamp()) / DAY_S for s in family.samples}
 
@@ -91,11 +93,18 @@ def test_who_has_no_certificate_has_no_series() -> None:
 
 def test_a_server_tells_who_is_here_as_well() -> None:
     async def main() -> None:
-        seen = RemoteSeen(leases=3, sessions=2, begun=7, draining=True)
+        traffic = TrafficSeen(Carried(30, 4), {"train": Carried(20, 3)})
+        seen = RemoteSeen(leases=3, sessions=2, begun=7, draining=True, traffic=traffic)
         before = asyncio.all_tasks()
         async with renewing(None, "127.0.0.1", 0, seen=lambda: seen) as at:
             told = {s.name: s.value for family in await scraped(at) for s in family.samples}
+        trips = {name: told.pop(name) for name in list(told) if "round_trip" in name}
+        assert set(trips.values()) == {0}
         assert told == {
+            "harp_remote_received_bytes_total": 30,
+            "harp_remote_sent_bytes_total": 4,
+            "harp_remote_lease_received_bytes_total": 20,
+            "harp_remote_lease_sent_bytes_total": 3,
             "harp_remote_leases": 3,
             "harp_remote_sessions": 2,
             "harp_remote_sessions_started_total": 7,
@@ -111,9 +120,15 @@ def test_a_keeper_tells_of_its_own(tmp_path: Path) -> None:
     who = Who(lambda: client(base), "", print)
 
     async def main() -> None:
-        nobody = cast("Keeper", None)  # not asked for that page
-        async with _pages(nobody, who, "127.0.0.1", 0) as at:
+        traffic = Traffic()
+        traffic.heard("a 30 4 1000")
+        keeper = cast("Keeper", SimpleNamespace(traffic=traffic))  # else not asked for that page
+        async with _pages(keeper, who, "127.0.0.1", 0) as at:
             told = await days(at)
+            all_of_it = {s.name: s.value for family in await scraped(at) for s in family.samples}
+        assert all_of_it["harp_remote_received_bytes_total"] == 30
+        assert all_of_it["harp_remote_sent_bytes_total"] == 4
+        assert all_of_it["harp_remote_round_trip_seconds_sum"] == 0.001
         assert told.keys() == {"client", "authority"}
         mine = who.identity
         assert mine is not None
