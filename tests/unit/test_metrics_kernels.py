@@ -196,6 +196,7 @@ def test_a_folder_that_does_not_answer_costs_its_series_alone(
                 break
             await asyncio.sleep(0.01)
         assert [k.name for k in found[1].kernels] == ["gemm"]
+        assert len(calls) == 2, "nobody waited in a queue"
 
     asyncio.run(scenario())
 
