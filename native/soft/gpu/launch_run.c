@@ -15,8 +15,8 @@
 #include "soft/gpu/launch.h"
 
 #define TOGETHER_MAX     4224u /* blocks under way at once where they may wait for each other */
-#define PIECE_MOST       32u  /* blocks that a thread takes at a time */
-#define PIECES_LEFT      4u   /* of a thread when it takes one, at least */
+#define PIECE_MOST       32u   /* blocks that a thread takes at a time */
+#define PIECES_LEFT      4u    /* of a thread when it takes one, at least */
 #define ASK_INSTRUCTIONS (1u << 15) /* some 10 us: the engine is asked for after so many */
 
 #define STILL_NS 2000000u /* no block has ended for so long, and some wait in loops: more begin */
