@@ -80,11 +80,10 @@ enum ptx_stop soft_grid_sync(const struct ptx_launch *launch);
 struct soft_spin {
     void *(*body)(void *arg); /* of a thread that begins blocks; leaves itself */
     void *arg;
-    _Atomic uint64_t look_ns;    /* nobody is asked before */
-    _Atomic unsigned more_count; /* threads begun */
-    pthread_mutex_t lock;        /* guards what follows */
-    pthread_t *more;
-    unsigned more_room;
+    _Atomic uint64_t look_ns; /* nobody is asked before */
+    pthread_mutex_t lock;     /* guards what follows */
+    pthread_t *more;          /* threads begun */
+    unsigned more_count, more_room;
     unsigned at_work, waiting; /* threads; of them, those that this look has seen wait */
     uint64_t look, ended;      /* its number; blocks that had ended before it */
     bool starved;              /* there was no memory for another */

@@ -180,8 +180,7 @@ static void spins(const struct ptx_launch *launch)
                             most < TOGETHER_MAX ? most : TOGETHER_MAX))
             no_memory(job);
     }
-    if (job->together || job->spin.more_count > 0)
-        sched_yield(); /* to those that are waited for */
+    sched_yield(); /* to those that are waited for */
 }
 
 static void run_code(struct job *job, bool helper, struct sums *sums)
