@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of what kernels call of the device's runtime: its heap, and barriers of the whole grid.
-
-And of grids that meet without it.
-"""
+"""Cases of what kernels call of the device's runtime: its heap, and barriers of the whole grid."""
 
 from __future__ import annotations
 
 import ctypes as c
 import os
-import time
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +22,8 @@ from soft_mod_driver import (
 )
 
 MIB = 1 << 20
+OUT_OF_MEMORY = 2
 HEAP = 2  # CU_LIMIT_MALLOC_HEAP_SIZE
-FALLS = 3
 UNDEFINED = "what CUDA leaves undefined"
 
 TOP = b""".version 7.0
@@ -36,12 +33,6 @@ TOP = b""".version 7.0
 .extern .func free(.param .b64 p);
 .extern .func (.param .b64 h) cudaCGGetIntrinsicHandle(.param .b32 scope);
 .extern .func (.param .b32 e) cudaCGSynchronize(.param .b64 h, .param .b32 flags);
-.func (.param .b32 v) look_at(.param .b64 a)
-{
-    .reg .b32 %r0; .reg .b64 %d0;
-    ld.param.b64 %d0, [a]; ld.volatile.global.u32 %r0, [%d0]; st.param.b32 [v], %r0;
-    ret;
-}
 """
 ASK = (
     "{ .param .b64 n; .param .b64 p; st.param.b64 [n], %d2; "
@@ -127,52 +118,6 @@ NONE:
     st.global.u64 [%p], -1;""",
         ),
         kernel("meet", f"{HANDLE} {MEET} st.global.u64 [%p], 1;"),
-        # all blocks arrive at out[0], and look by exchanging n for n whether the others have
-        kernel(
-            "arrive",
-            """
-    setp.ne.u32 %q0, %r2, 0; @%q0 ret;
-    ld.param.u64 %d3, [out]; cvt.u32.u64 %r5, %d2;
-    atom.global.add.u32 %r4, [%d3], 1;
-WAIT:
-    atom.global.cas.b32 %r4, [%d3], %r5, %r5; setp.ne.u32 %q1, %r4, %r5; @%q1 bra WAIT;
-    st.global.u32 [%p+4], 1;""",
-        ),
-        # they look by calling
-        kernel(
-            "ask",
-            """
-    setp.ne.u32 %q0, %r2, 0; @%q0 ret;
-    ld.param.u64 %d3, [out]; cvt.u32.u64 %r5, %d2;
-    atom.global.add.u32 %r4, [%d3], 1;
-WAIT:
-    { .param .b64 a; .param .b32 v; st.param.b64 [a], %d3;
-    call.uni (v), look_at, (a); ld.param.b32 %r4, [v]; }
-    setp.ne.u32 %q1, %r4, %r5; @%q1 bra WAIT;
-    st.global.u32 [%p+4], 1;""",
-        ),
-        # block 0 comes when the host, at n, says so
-        kernel(
-            "late",
-            f"""
-    setp.ne.u32 %q0, %r0, 0; @%q0 bra HERE;
-WAIT:
-    ld.volatile.global.u32 %r4, [%d2]; setp.eq.u32 %q1, %r4, 0; @%q1 bra WAIT;
-HERE:
-    {HANDLE} {MEET} st.global.u64 [%p], 1;""",
-        ),
-        # block 0 writes to where nothing is when all others, n, are there
-        kernel(
-            "fall",
-            f"""
-    ld.param.u64 %d3, [out]; setp.eq.u32 %q0, %r0, 0; @%q0 bra WAIT;
-    atom.global.add.u32 %r4, [%d3], 1;
-    {HANDLE} {MEET} ret;
-WAIT:
-    ld.volatile.global.u32 %r4, [%d3]; cvt.u64.u32 %d4, %r4; setp.ne.u64 %q1, %d4, %d2;
-    @%q1 bra WAIT;
-    st.global.u32 [8], 1;""",
-        ),
         # block 0 does not come
         kernel("most_meet", f"setp.eq.u32 %q0, %r0, 0; @%q0 ret; {HANDLE} {MEET}"),
     )
@@ -194,6 +139,10 @@ def together(d: Driver, name: str, out: c.c_uint64, n: int, *shape: int) -> None
 
 def words(d: Driver, count: int) -> c.c_uint64:
     return d.up_now(np.zeros(count, "u8"))
+
+
+def address_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @case
@@ -231,6 +180,26 @@ def a_full_heap_gives_nothing(d: Driver) -> None:
         assert d.down(one, 1, "u8")[0] == 0
     d.fails(INVALID_VALUE, "cuCtxSetLimit", HEAP, c.c_size_t(2 * MIB))  # too late
     assert limit(d, HEAP) == MIB
+
+
+@case(only=SOFTWARE, why="takes the software GPU's own memory away")
+def a_heap_that_could_not_be_had_may_be_smaller(d: Driver) -> None:
+    out = words(d, 1)
+    take = d.function(d.module(KERNELS), "take")
+    start(d, "ring", out, 1, 1, 1)  # threads begun
+    d.ok("cuFuncLoad", take)
+    d.ok("cuCtxSetLimit", HEAP, c.c_size_t(2 << 30))
+    d.sync()
+    params = Params(out, c.c_uint64(64))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_bytes() + (64 << 20), limits[1]))
+    result = d.try_launch(take, params)
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert result == OUT_OF_MEMORY
+    d.ok("cuCtxSetLimit", HEAP, c.c_size_t(MIB))
+    d.launch(take, params)
+    assert d.down(out, 1, "u8")[0] != 0
+    d.fails(INVALID_VALUE, "cuCtxSetLimit", HEAP, c.c_size_t(2 * MIB))  # too late
 
 
 @case
@@ -314,45 +283,6 @@ def grids_meet(d: Driver) -> None:
 
 
 @case
-def blocks_that_wait_are_joined_by_those_they_wait_for(d: Driver) -> None:
-    """However they look at memory, and in a plain launch: its blocks are all resident."""
-    for name in ("arrive", "ask"):
-        for blocks in (3, 96):
-            out = words(d, blocks * 32)
-            start(d, name, out, blocks, blocks, 32)
-            got = d.down(out, blocks * 32 * 2, "u4")
-            assert got[0] == blocks
-            assert (got[1::64] == 1).all()
-
-
-def switches() -> int:
-    """How often this process's threads have gone to sleep."""
-    tasks = Path("/proc/self/task")
-    texts = [(task / "status").read_text() for task in tasks.iterdir()]
-    return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in texts)
-
-
-@case(only=SOFTWARE, why="looks at the software GPU's threads")
-def a_grid_that_waits_sleeps(d: Driver) -> None:
-    """One of its threads looks now and then whether the launch was given up, not each."""
-    blocks, host, flag = 200, c.c_void_p(), c.c_uint64()
-    d.ok("cuMemHostAlloc", c.byref(host), c.c_size_t(4096), 2)
-    word = c.c_uint32.from_address(host.value or 0)
-    word.value = 0
-    d.ok("cuMemHostGetDevicePointer_v2", c.byref(flag), host, 0)
-    out = words(d, blocks)
-    together(d, "late", out, flag.value, blocks, 1)
-    while len(os.listdir("/proc/self/task")) < blocks:
-        time.sleep(0.01)
-    before = switches()
-    time.sleep(0.5)
-    slept = switches() - before
-    word.value = 1
-    assert (d.down(out, blocks, "u8") == 1).all()
-    assert slept < blocks * 2, slept
-
-
-@case
 def a_launch_that_is_not_cooperative_has_no_handle(d: Driver) -> None:
     out = words(d, 64)
     start(d, "ring", out, 3, 2, 32)
@@ -370,17 +300,6 @@ def a_grid_that_cannot_meet_is_stopped(d: Driver) -> None:
     """A block has ended that the others wait for."""
     together(d, "most_meet", words(d, 256), 0, 8, 32)
     d.fails(LAUNCH_FAILED, "cuCtxSynchronize")
-
-
-@case(only=SOFTWARE, why=UNDEFINED)
-def what_stops_a_block_is_told_not_that_others_wait_for_it(d: Driver) -> None:
-    for _ in range(FALLS):
-        d.apart(falls)
-
-
-def falls(d: Driver) -> None:
-    together(d, "fall", words(d, 256), 63, 64, 1)
-    d.fails(ILLEGAL_ADDRESS, "cuCtxSynchronize")
 
 
 if __name__ == "__main__":

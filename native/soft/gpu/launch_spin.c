@@ -12,7 +12,7 @@
 #include "soft/gpu/launch.h"
 
 #define STILL_NS   2000000u /* no block has ended for so long: are all waiting? */
-#define TRIES_MOST 250u     /* to begin another, when all wait and there is no memory for it */
+#define TRIES_MOST 100u     /* to begin another, when all wait and there is no memory for it */
 
 /* Begins to count who waits, from now + STILL_NS on. With the lock. */
 static void look_again(struct soft_spin *spin)
