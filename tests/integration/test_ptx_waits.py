@@ -16,6 +16,7 @@ from test_ptx_hot import World
 
 from harp.native import find
 
+BLOCKS = 96
 TIMEOUT_S = 60  #: a hang is a failure
 
 HEAD = """.version 7.0
@@ -96,7 +97,7 @@ def world(soft_env: dict[str, str], tmp_path: Path) -> World:
     return World(soft_env, tmp_path)
 
 
-def run(world: World, form: str, ptx: str, blocks: int, n: int, workers: int) -> tuple[int, ...]:
+def run(world: World, form: str, ptx: str, n: int, *, workers: int) -> tuple[int, ...]:
     """The most threads that were seen, and what lies in out."""
     command = [str(find(world.env).file("harp-ptxc")), "compile", "--kernel", "k"]
     folder = world.folder / "cache/harp/ptx"
@@ -105,7 +106,7 @@ def run(world: World, form: str, ptx: str, blocks: int, n: int, workers: int) ->
     level = {"quick": "-O1", "fast": "-O2"}[form]
     assert world.levels == {level: 1}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([ptx, blocks, n])],
+        [sys.executable, "-c", PROGRAM, json.dumps([ptx, BLOCKS, n])],
         env=world.env | {"HARP_SOFT_WORKERS": str(workers)},
         capture_output=True,
         text=True,
@@ -124,13 +125,13 @@ def test_blocks_that_wait_are_joined_by_the_others(
     form: str, look: str, workers: int, world: World
 ) -> None:
     ptx = kernel(ARRIVE.replace("LOOK", LOOKS[look]))
-    assert run(world, form, ptx, 96, 96, workers)[1:] == (96, 96)
+    assert run(world, form, ptx, BLOCKS, workers=workers)[1:] == (BLOCKS, BLOCKS)
 
 
 @pytest.mark.parametrize("form", ["quick", "fast"])
 def test_blocks_that_wait_for_one_that_works_are_not_joined(form: str, world: World) -> None:
     """Threads more would only take the processor from who has the lock."""
-    blocks, workers, others = 96, 6, 6
-    most, lock, count = run(world, form, kernel(HOLD), blocks, 200_000_000, workers)
-    assert (lock, count) == (0, blocks)
+    workers, others = 6, 6
+    most, lock, count = run(world, form, kernel(HOLD), 200_000_000, workers=workers)
+    assert (lock, count) == (0, BLOCKS)
     assert workers <= most <= workers + others
