@@ -25,10 +25,11 @@ from pathlib import Path
 import structlog
 
 from harp.config import HistoryConfig
+from harp.daemon.apart import Apart
 from harp.daemon.book import Book
 from harp.daemon.exits import Exits
 from harp.daemon.picture import Picture
-from harp.daemon.profiles import Apart, kernels_of
+from harp.daemon.profiles import kernels_of
 from harp.daemon.recorder import End, How, Recorder, Seen, key_of, owner_of
 from harp.daemon.watch import Lineage
 from harp.errors import HistoryError
@@ -222,7 +223,7 @@ class Recording:
             if (
                 tenant.grant_dir and tenant.uid == os.geteuid()
             ):  # its folder goes now; another user's is read apart
-                run = replace(run, kernels=kernels_of(Path(tenant.grant_dir)))
+                run = replace(run, kernels=kernels_of(tenant))
             self._write(tenant, key_of(tenant), run)
 
     def runs(self, since_number: int = 0) -> Iterable[Run]:
@@ -283,7 +284,7 @@ class Recording:
     async def _whole(self, tenant: Tenant | None, run: Run) -> Run:
         if tenant is None or tenant.uid == os.geteuid() or not tenant.grant_dir:
             return run
-        kernels = await self._apart.run(kernels_of, Path(tenant.grant_dir))
+        kernels = await self._apart.run(tenant.uid, kernels_of, tenant)
         return replace(run, kernels=kernels or ())
 
     def kernels_of(self, job: Job) -> tuple[tuple[str, int, float], ...]:

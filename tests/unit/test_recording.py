@@ -19,6 +19,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
+import harp.daemon.apart as daemon_apart
 import harp.daemon.profiles as daemon_profiles
 from harp.config import HistoryConfig
 from harp.daemon.picture import Picture
@@ -456,17 +457,21 @@ def profiled(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("uid", [os.geteuid(), 4242])
-def test_a_run_names_its_kernels(desk: Desk, tmp_path: Path, uid: int) -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_names_its_kernels(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, own: bool
+) -> None:
     folder = profiled(tmp_path / "grant")
-    one = tenant(uid=uid, grant_dir=str(folder))
+    one = tenant(uid=os.geteuid(), grant_dir=str(folder))
+    if not own:
+        monkeypatch.setattr(os, "geteuid", lambda: one.uid + 1)  # of another user's harpd
 
     async def steps(recording: Recording) -> None:
         recording.made(one, ["t"])
         desk.tenants[1] = one
         recording.look(picture(one), all_procs())
         recording.ended(desk.tenants.pop(1), picture(one), "ended")
-        if uid == os.geteuid():
+        if own:
             shutil.rmtree(folder)  # as the book does now
         await recording.settle()
         assert recording.kernels_of(desk.told[0][1].job) == (("gemm", 10, 0.01),)
@@ -476,12 +481,42 @@ def test_a_run_names_its_kernels(desk: Desk, tmp_path: Path, uid: int) -> None:
     assert desk.told[0][1].kernels == (("gemm", 10, 0.01),)
 
 
+def test_a_folder_of_no_name_or_of_another_user_s_ends_nothing(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = profiled(tmp_path / "grant")
+    odd = [
+        tenant(1, uid=4242, grant_dir="/x\0y"),
+        tenant(2, uid=os.geteuid(), grant_dir="/x\0y"),
+        tenant(3, uid=os.geteuid() + 1, grant_dir=str(theirs)),
+        tenant(4, uid=4343, grant_dir=str(theirs)),
+    ]
+    taken = daemon_profiles.read
+
+    def breaks(folder: Path, uid: int) -> Any:
+        if uid == 4343:
+            raise KeyError("odd")
+        return taken(folder, uid)
+
+    monkeypatch.setattr(daemon_profiles, "read", breaks)
+
+    async def steps(recording: Recording) -> None:
+        for one in odd:
+            recording.made(one, ["t"])
+            recording.look(picture(one), all_procs())
+            recording.ended(one, picture(one), "ended")
+        await recording.settle()
+
+    do(desk, steps)
+    assert [run.kernels for run in kept(desk)] == [()] * 4
+
+
 def test_a_folder_that_does_not_answer_keeps_no_run_from_being_written(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_profiles, "_PATIENCE_S", 0.02)
+    monkeypatch.setattr(daemon_apart, "_PATIENCE_S", 0.02)
     answers = threading.Event()
-    monkeypatch.setattr(daemon_profiles, "read", lambda _: answers.wait(20))
+    monkeypatch.setattr(daemon_profiles, "read", lambda *_: answers.wait(20))
     both = [tenant(n, uid=4242, grant_dir="/hangs") for n in (1, 2)]
 
     async def steps(recording: Recording) -> None:
