@@ -330,7 +330,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def _estimate(self, request: pb.EstimateRequest, uid: int) -> pb.EstimateReply:
         await self._settle()
-        return self._estimates.estimate(request, uid)
+        return await self._estimates.estimate(request, uid)
 
     async def _get_runs(self, request: pb.GetRunsRequest, uid: int) -> pb.GetRunsReply:
         await self._settle()
