@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 
 import harp.daemon.apart as daemon_apart
 import harp.daemon.profiles as daemon_profiles
+from harp.config import DaemonConfig
 from harp.daemon.profiles import Profiles
 from harp.metrics import DAEMON, GrantSeen, KernelsSeen, Tops, expose, samples
 from harp.metrics.kernels import KERNELS
@@ -68,9 +69,12 @@ def test_the_page_s_own_others_are_among_them() -> None:
         max_size=12,
     ),
     st.integers(1, 4),
+    st.integers(4, 8),
 )
-def test_series_only_grow_and_are_so_many(steps: list[dict[str, int]], most: int) -> None:
-    tops = Tops(most)
+def test_series_only_grow_and_are_so_many(
+    steps: list[dict[str, int]], most: int, ever: int
+) -> None:
+    tops = Tops(most, ever)
     total: dict[str, int] = {}
     before: dict[str, Kernel] = {}
     for step in steps:
@@ -83,8 +87,23 @@ def test_series_only_grow_and_are_so_many(steps: list[dict[str, int]], most: int
                 assert all(getattr(kernel, c) >= getattr(before[name], c) for c in COUNTS)
             if name != OTHER:
                 assert kernel.ns == total[name]
+        assert len({*before, *found} - {OTHER}) <= ever
         before |= found  # and what a series said that ended
         assert sum(k.ns for k in before.values()) >= sum(total.values()), "nothing is missing"
+
+
+def test_who_makes_up_names_for_ever_has_no_more_series_than_said() -> None:
+    tops, names = Tops(5), {"a"}
+    tops.see("t", profile(a=500))
+    for step in range(100):
+        made_up = {f"k{step}_{i}": 1000 + i for i in range(5)}
+        found = named(tops.see("t", profile(a=500, **made_up)))
+        names |= found.keys()
+    assert len(names) == 64 + 1
+    shown_ns = 15 * (1004 + 1003 + 1002 + 1001) + 1004 + 1003 + 1002
+    assert found == {"a": 500, OTHER: 100 * 5010 - shown_ns}, "and nothing is missing"
+    (most,) = (f.metadata["key"].high for f in fields(DaemonConfig) if f.name == "metrics_kernels")
+    assert most < 64
 
 
 def test_a_tenant_has_no_more_series_than_said() -> None:
