@@ -93,10 +93,12 @@ def check_user(wish: Wish, tenants: Iterable[Tenant], most: int) -> None:
 def check_folder_name(name: str) -> None:
     """Whether a grant's folder can have such a name; what lies there is looked at by who reads it.
 
+    "": a tenant that has none.
+
     Raises:
         ConfigError: not so.
     """
-    if not name.startswith("/") or "\0" in name:
+    if name and (not name.startswith("/") or "\0" in name):
         raise ConfigError(
             f"{name!r} is no name of a grant's folder",
             "give its absolute path; `harp run` makes one",

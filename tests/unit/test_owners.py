@@ -119,8 +119,9 @@ def test_a_process_is_the_callers_own_or_its_childs() -> None:
     assert not own_process(child.pid, me, uid), "it is gone"
 
 
-@pytest.mark.parametrize("name", ["", "x", "./x", "/x\0y", "\0"])
+@pytest.mark.parametrize("name", ["x", "./x", "/x\0y", "\0"])
 def test_a_grant_s_folder_has_an_absolute_name(name: str) -> None:
     with pytest.raises(ConfigError, match="is no name of a grant's folder"):
         check_folder_name(name)
-    check_folder_name("/run/user/1000/harp/grants/é")
+    for good in ("/run/user/1000/harp/grants/é", ""):
+        check_folder_name(good)
