@@ -113,22 +113,29 @@ def make(folder: Path, uid: int | None = None) -> None:
                 path.unlink()
 
 
-def read(folder: Path) -> Profile | None:
+def read(folder: Path, uid: int | None = None) -> Profile | None:
     """What is in the folder's file; None: there is none, or it is none of ours."""
-    text = read_bytes(folder)
+    text = read_bytes(folder, uid)
     return decode(text) if text is not None else None
 
 
-def read_bytes(folder: Path) -> bytes | None:
-    """The file as it is; None: there is none, or it is of another size."""
+def read_bytes(folder: Path, uid: int | None = None) -> bytes | None:
+    """The file as it is; None: there is none, or it is of another size.
+
+    Args:
+        folder: as its tenant said: any words.
+        uid: whose the file must be, or it is another's folder; None: anybody's.
+    """
     try:
         fd = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb", buffering=0) as file:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_size != SIZE:
                 return None
+            if uid not in (None, found.st_uid):
+                return None
             return file.read(SIZE)
-    except OSError:
+    except (OSError, ValueError):  # no name of a file at all
         return None
 
 

@@ -404,7 +404,7 @@ def _sweep(tenant: Tenant) -> None:
     for name in ("arbiter.sock", "shim.log", PROFILE):
         try:
             (folder / name).unlink(missing_ok=True)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no name at all
             return
     try:
         folder.rmdir()
