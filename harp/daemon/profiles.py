@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tenants' kernels for a scrape: their files, read in a thread of its own.
+"""Tenants' kernels for a scrape: their files and pages, read in a thread of its own.
 
 A tenant's folder is its own, and may lie on a file system that never answers: then there are no
-series of kernels, until it does; all else goes on. Files of other users' tenants are read by
-root's harpd alone.
+series of kernels, until it does; all else goes on. Who has a page of harpd's has no folder for
+both: harp/daemon/arbiter.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import structlog
 
 from harp.metrics import Exemplar, KernelsSeen, Tops
 from harp.model import Tenant
-from harp.profile import decode, read, read_bytes, top
+from harp.profile import Page, decode, read, read_bytes, top
 from harp.trace.control import told
 
 __all__ = ["Apart", "Profiles", "kernels_of"]
@@ -73,27 +73,43 @@ class Profiles:
         #: {key: digest of the file, what came of it}
         self._known: dict[str, tuple[int, KernelsSeen]] = {}
 
-    async def look(self, tenants: Iterable[Tenant]) -> dict[int, KernelsSeen]:
-        """{tenant's number: what has series}."""
-        there = [tenant for tenant in tenants if tenant.grant_dir]
+    async def look(
+        self, tenants: Iterable[Tenant], pages: Mapping[int, Page] | None = None
+    ) -> dict[int, KernelsSeen]:
+        """{tenant's number: what has series}.
+
+        Args:
+            tenants: those that live.
+            pages: of those whose totals are not in their folders, by number.
+        """
         if not self._most:
             return {}
+        pages = pages or {}
+        there = [
+            (tenant, pages.get(tenant.tenant_id) or Path(tenant.grant_dir))
+            for tenant in tenants
+            if tenant.grant_dir
+        ]
         return await self._apart.run(self._read, there) or {}
 
-    def _read(self, tenants: Sequence[Tenant]) -> dict[int, KernelsSeen]:
-        self._tops.keep(map(_key, tenants))
+    def _read(self, tenants: Sequence[tuple[Tenant, Page | Path]]) -> dict[int, KernelsSeen]:
+        self._tops.keep(_key(tenant) for tenant, _ in tenants)
         known, self._known = self._known, {}
         found = {}
-        for tenant in tenants:
+        for tenant, source in tenants:
             folder, key = Path(tenant.grant_dir), _key(tenant)
-            if (text := read_bytes(folder)) is None:
+            if (text := read_bytes(source)) is None:
                 continue
             digest = hash(text)
             last = known.get(key)
             if last is not None and last[0] == digest:
                 seen = last[1]  # it did nothing
-            elif (profile := decode(text)) is None:
-                continue
+            elif (profile := decode(text)) is None or (
+                isinstance(source, Page)
+                and not profile.kernels
+                and not any(profile.copied_bytes.values())
+            ):
+                continue  # nobody writes to the page, which is not the same as nothing done
             else:
                 seen = KernelsSeen(self._tops.see(key, profile), profile.copied_bytes)
             self._known[key] = digest, seen
@@ -101,9 +117,9 @@ class Profiles:
         return found
 
 
-def kernels_of(folder: Path) -> tuple[tuple[str, int, float], ...]:
+def kernels_of(source: Page | Path) -> tuple[tuple[str, int, float], ...]:
     """What history keeps of a tenant that has ended: see Run.kernels."""
-    profile = read(folder)
+    profile = read(source)
     kernels = top(profile, _KEPT) if profile is not None else ()
     # Of launches since the last sample nobody said how long they took.
     return tuple((k.name, k.launches, round(k.whole_ns / 1e9, 9)) for k in kernels)

@@ -219,9 +219,11 @@ class Recording:
         end = End(at_s, how, left.status if left else None)
         run = self._recorder.end(tenant, end, device.memory_bytes if device else 0)
         if run is not None:
-            if (
-                tenant.grant_dir and tenant.uid == os.geteuid()
-            ):  # its folder goes now; another user's is read apart
+            page = self._book.pages.get(tenant.tenant_id)
+            if page is not None:
+                run = replace(run, kernels=kernels_of(page))
+            elif tenant.grant_dir and tenant.uid == os.geteuid():
+                # Its folder goes now; another user's is read apart.
                 run = replace(run, kernels=kernels_of(Path(tenant.grant_dir)))
             self._write(tenant, key_of(tenant), run)
 
@@ -281,7 +283,7 @@ class Recording:
                 self._told(tenant, written)
 
     async def _whole(self, tenant: Tenant | None, run: Run) -> Run:
-        if tenant is None or tenant.uid == os.geteuid() or not tenant.grant_dir:
+        if tenant is None or tenant.uid == os.geteuid() or not tenant.grant_dir or run.kernels:
             return run
         kernels = await self._apart.run(kernels_of, Path(tenant.grant_dir))
         return replace(run, kernels=kernels or ())
