@@ -189,7 +189,7 @@ def test_whatever_a_trace_is_called_it_can_be_told(folder: Path) -> None:
         (one,) = (await Profiles(5).look([of(folder)])).values()
         return one
 
-    grant = GrantSeen(tenant(1, "t"), 0, 0, (), asyncio.run(scenario()))
+    grant = GrantSeen(tenant(1, "t"), 0, 0, (), kernels=asyncio.run(scenario()))
     text = expose(DAEMON, samples(seen(grant)), OPENMETRICS)[0].decode()
     examples = [s.exemplar for m in parse_openmetrics(text) for s in m.samples if s.exemplar]
     assert {e.labels["file"] for e in examples} == {"a???"}
