@@ -3,7 +3,8 @@
 
 A tenant's folder is its own, and may lie on a file system that never answers: then it has no series
 of kernels until it does; all else goes on. Files of other users' tenants are read by root's harpd
-alone, and only where they are that user's: a folder is what its tenant said.
+alone, and only where they are that user's: a folder is what its tenant said. Who has a
+page of harpd's has no folder for both: harp/daemon/arbiter.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from harp.daemon.apart import Apart
 from harp.metrics import Exemplar, KernelsSeen, Tops
 from harp.model import Tenant
-from harp.profile import decode, read, read_bytes, top
+from harp.profile import Page, decode, read, read_bytes, top
 from harp.trace.control import told
 
 __all__ = ["Profiles", "kernels_of"]
@@ -58,19 +59,27 @@ class Profiles:
         #: {uid: the reading that counts; one that hung no longer does}
         self._reading: dict[int, object] = {}
 
-    async def look(self, tenants: Iterable[Tenant]) -> dict[int, KernelsSeen]:
+    async def look(
+        self, tenants: Iterable[Tenant], pages: Mapping[int, Page] | None = None
+    ) -> dict[int, KernelsSeen]:
         """{tenant's number: what has series}.
 
         A folder that does not answer costs its own tenant's; what its reading kept from being read
         in time is what it was at the look before.
+
+        Args:
+            tenants: those that live.
+            pages: of those whose totals are not in their folders, by number.
         """
         if not self._most:
             return {}
-        users: dict[int, list[Tenant]] = {}
+        pages = pages or {}
+        users: dict[int, list[tuple[Tenant, Page | None]]] = {}
         for tenant in tenants:
             if tenant.grant_dir:
-                users.setdefault(tenant.uid, []).append(tenant)
-        there = {_key(tenant): tenant for own in users.values() for tenant in own}
+                one = tenant, pages.get(tenant.tenant_id)
+                users.setdefault(tenant.uid, []).append(one)
+        there = {_key(tenant): tenant for own in users.values() for tenant, _ in own}
         with self._lock:
             self._tops.keep(there)
             self._looks = look = self._looks + 1
@@ -90,19 +99,19 @@ class Profiles:
                 if key in there and key not in self._asked
             }
 
-    def _read(self, look: int, tenants: Sequence[Tenant]) -> None:
+    def _read(self, look: int, tenants: Sequence[tuple[Tenant, Page | None]]) -> None:
         """Of one user. Nothing is held while a folder is asked."""
         this = object()
         with self._lock:
-            self._reading[tenants[0].uid] = this
-        for tenant in tenants:
+            self._reading[tenants[0][0].uid] = this
+        for tenant, page in tenants:
             folder, key = Path(tenant.grant_dir), _key(tenant)
             with self._lock:
                 if key in self._asked:
                     continue
                 self._asked.add(key)
             try:
-                text = read_bytes(folder, tenant.uid)
+                text = read_bytes(page or folder, tenant.uid)
                 trace = told(folder, tenant.uid) if text is not None else None
             finally:
                 with self._lock:
@@ -110,11 +119,11 @@ class Profiles:
             with self._lock:
                 if self._reading.get(tenant.uid) is not this:
                     return
-                if (seen := self._seen(key, text)) is not None:
+                if (seen := self._seen(key, text, paged=page is not None)) is not None:
                     seen = replace(seen, exemplar=_exemplar(trace, seen))
                     self._known[key] = _Known(look, hash(text), seen)
 
-    def _seen(self, key: str, text: bytes | None) -> KernelsSeen | None:
+    def _seen(self, key: str, text: bytes | None, *, paged: bool) -> KernelsSeen | None:
         last = self._known.pop(key, None)
         if text is None:
             return None
@@ -122,12 +131,14 @@ class Profiles:
             return last.seen  # it did nothing
         if (profile := decode(text)) is None:
             return None
+        if paged and not profile.kernels and not any(profile.copied_bytes.values()):
+            return None  # nobody writes to the page, which is not the same as nothing done
         return KernelsSeen(self._tops.see(key, profile), profile.copied_bytes)
 
 
-def kernels_of(tenant: Tenant) -> tuple[tuple[str, int, float], ...]:
+def kernels_of(tenant: Tenant, page: Page | None = None) -> tuple[tuple[str, int, float], ...]:
     """What history keeps of a tenant that has ended: see Run.kernels."""
-    profile = read(Path(tenant.grant_dir), tenant.uid)
+    profile = read(page or Path(tenant.grant_dir), tenant.uid)
     kernels = top(profile, _KEPT) if profile is not None else ()
     # Of launches since the last sample nobody said how long they took.
     return tuple((k.name, k.launches, round(k.whole_ns / 1e9, 9)) for k in kernels)

@@ -230,9 +230,10 @@ class Recording:
         end = End(at_s, how, left.status if left else None)
         run = self._recorder.end(tenant, end, device.memory_bytes if device else 0)
         if run is not None:
-            # Its folder goes now; another user's is read apart.
-            if tenant.grant_dir and tenant.uid == os.geteuid():
-                run = replace(run, kernels=kernels_of(tenant))
+            page = self._book.pages.get(tenant.tenant_id)
+            # Its folder goes now, and its page; another user's folder is read apart.
+            if page is not None or (tenant.grant_dir and tenant.uid == os.geteuid()):
+                run = replace(run, kernels=kernels_of(tenant, page))
             self._write(tenant, key_of(tenant), run)
 
     def runs(self, since_number: int = 0) -> Iterable[Run]:
@@ -411,8 +412,13 @@ class Recording:
         self._recorder.see(tenant, Seen.of(tenant, picture, wall_s, host_bytes, cpu_s))
 
     def _write(self, tenant: Tenant | None, key: str, run: Run) -> None:
-        # Our own user's folder was read already.
-        whole = tenant is None or not tenant.grant_dir or tenant.uid == os.geteuid()
+        # Our own user's folder was read already, and a page.
+        whole = (
+            tenant is None
+            or not tenant.grant_dir
+            or tenant.uid == os.geteuid()
+            or tenant.tenant_id in self._book.pages
+        )
         self._waiting.append(_Waiting(tenant, key, run, whole))
         self._arrived.set()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from harp.daemon.profiles import Profiles
 from harp.metrics import DAEMON, GrantSeen, KernelsSeen, Tops, expose, samples
 from harp.metrics.kernels import KERNELS
 from harp.model import Tenant, Use
-from harp.profile import OTHER, Kernel, Profile, make, read_bytes
+from harp.profile import OTHER, SIZE, Kernel, Page, Profile, make, read_bytes
 from harp.trace.control import Wish, tell, untell
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -178,6 +179,28 @@ def test_a_running_trace_is_an_example(folder: Path) -> None:
         untell(folder)
         (one,) = (await profiles.look([of(folder)])).values()
         assert one.exemplar is None
+
+    asyncio.run(scenario())
+
+
+def test_who_has_a_page_is_read_there(folder: Path) -> None:
+    """A container's trace is told in its folder all the same."""
+    page = Page.make()
+
+    async def scenario() -> None:
+        profiles = Profiles(5)
+        both = [of(folder), of(folder.parent / "pod", 2)]
+        assert set(await profiles.look(both, {2: page})) == {1}, "nobody writes to it"
+        with mmap.mmap(page.fd, SIZE) as mapped:
+            mapped[:] = (folder / "profile").read_bytes().replace(b"gemm", b"conv")
+        found = await profiles.look(both, {2: page})
+        names = {n: [k.name for k in one.kernels] for n, one in found.items()}
+        assert names == {1: ["gemm"], 2: ["conv"]}
+        again = await profiles.look([of(folder)], {1: page})
+        assert [k.name for k in again[1].kernels] == ["conv"], "whatever the folder says"
+        tell(folder, Wish(Path("/t/run"), ident="abc"))
+        again = await profiles.look([of(folder)], {1: page})
+        assert again[1].exemplar is not None
 
     asyncio.run(scenario())
 

@@ -31,7 +31,7 @@ from harp.estimator.job import Job, Outcome, Run
 from harp.lease_wire import MemClass, Msg, Op
 from harp.model import Client, ClientState, Device, DeviceKind, Limits, Policy, Tenant, Use
 from harp.procs import all_procs, read
-from harp.profile import make
+from harp.profile import Page, make
 from harp.profile import read as read_profile
 
 MIB = 1 << 20
@@ -73,10 +73,14 @@ class Desk:
     told: list[tuple[Tenant | None, Run]] = field(default_factory=list)
     going: list[Run] = field(default_factory=list)
     tenants: dict[int, Tenant] = field(default_factory=dict)
+    pages: dict[int, Page] = field(default_factory=dict)
     config: HistoryConfig = field(default_factory=HistoryConfig)
 
     def new(self) -> Recording:
-        book = cast("Any", SimpleNamespace(tenants=self.tenants, devices={"GPU-1": DEVICE}))
+        book = cast(
+            "Any",
+            SimpleNamespace(tenants=self.tenants, devices={"GPU-1": DEVICE}, pages=self.pages),
+        )
         return Recording(
             self.config,
             self.state,
@@ -447,14 +451,17 @@ def test_a_look_at_a_hundred_tenants_costs_little(desk: Desk) -> None:
     do(desk, steps)
 
 
+ROW_AT = 256 + 2 * 192
+ROW = struct.pack("<7Q4I120s", 1, 10, 10, 5, 5_000_000, 0, 0, 1, 0, 0, 0, b"gemm")
+
+
 def profiled(folder: Path) -> Path:
     """A grant's folder: 10 launches of one name, half of them measured, at 1 ms each."""
     folder.mkdir()
     make(folder)
-    row = struct.pack("<7Q4I120s", 1, 10, 10, 5, 5_000_000, 0, 0, 1, 0, 0, 0, b"gemm")
     with (folder / "profile").open("r+b") as file:
-        file.seek(256 + 2 * 192)
-        file.write(row)
+        file.seek(ROW_AT)
+        file.write(ROW)
     return folder
 
 
@@ -544,6 +551,24 @@ def test_a_folder_of_no_name_or_of_another_user_s_ends_nothing(
     do(desk, steps)
     assert [run.kernels for run in kept(desk)] == [()] * 4
     assert [of for of, _ in desk.told] == odd
+
+
+@pytest.mark.parametrize("uid", [0, os.geteuid(), 4242])
+def test_a_run_names_the_kernels_of_its_page(desk: Desk, uid: int) -> None:
+    page = Page.make()
+    os.pwrite(page.fd, ROW, ROW_AT)
+    desk.pages[1] = page
+    one = tenant(uid=uid, grant_dir="/nowhere")
+
+    async def steps(recording: Recording) -> None:
+        recording.made(one, ["t"])
+        desk.tenants[1] = one
+        recording.look(picture(one), all_procs())
+        recording.ended(desk.tenants.pop(1), picture(one), "ended")
+        desk.pages.clear()  # as the book does now
+
+    do(desk, steps)
+    assert [run.kernels for run in kept(desk)] == [(("gemm", 10, 0.01),)]
 
 
 def test_a_folder_that_does_not_answer_keeps_no_run_from_being_written(

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What each kernel did, by name, in a page that all processes of the tenant share: harp/profile.h.
+ * It is the grant folder's file, until the arbiter gives another (profile_given); pages are never
+ * unmapped, for other threads may have rows of them.
  *
  * Fast path: two additions to the row that local.h finds with the function. What it is called, and
  * how its blocks fill a multiprocessor, the driver is asked when a function is launched first.
@@ -34,6 +36,9 @@ void harp_profile_stand(struct harp_profile *page);
 
 /* The tenant's page; where it has none, one that nobody reads. */
 struct harp_profile *harp_profile_page(void);
+/* The arbiter's, from now on, if it is one that cannot shrink under us. Closes fd. Session lock
+ * held. */
+void harp_profile_given(int fd);
 /* The row of a function, after the driver. */
 struct harp_profile_row *harp_profile_of(CUfunction f);
 /* The row of a launch that takes the slow path; NULL: a call inside the driver. */
