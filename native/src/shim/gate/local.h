@@ -39,9 +39,9 @@ static inline unsigned harp_local_set(CUfunction f)
 static inline struct harp_profile_row *harp_local_row(CUfunction f)
 {
     const struct harp_local_fit *at = &harp_local_fits[harp_local_set(f)];
-    if (__atomic_load_n(&at->f[0], __ATOMIC_RELAXED) == (uintptr_t)f)
+    if (__atomic_load_n(&at->f[0], __ATOMIC_ACQUIRE) == (uintptr_t)f)
         return __atomic_load_n(&at->row[0], __ATOMIC_RELAXED);
-    if (__atomic_load_n(&at->f[1], __ATOMIC_RELAXED) == (uintptr_t)f)
+    if (__atomic_load_n(&at->f[1], __ATOMIC_ACQUIRE) == (uintptr_t)f)
         return __atomic_load_n(&at->row[1], __ATOMIC_RELAXED);
     return NULL;
 }
