@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from shim_script import UUID, Client, Script, client
+from shim_script import UUID, Client, Script, client, program
 from shim_world import MIB, compile_c
 
 from harp.lease_wire import Msg, Op
@@ -189,29 +189,6 @@ while time.monotonic() < end:
         assert made.process.wait(20) == 0
         events = int((tmp_path / "events").read_text())
         assert 20 < events <= 2 * 200 + 20, "more than a pair in 10 ms"
-
-
-COPIES = """
-import ctypes as C
-cuda = C.CDLL("libcuda.so.1")
-contexts = []
-assert cuda.cuInit(0) == 0
-stream = C.c_void_p()
-for dev in range(DEVICES):
-    contexts.append(C.c_void_p())
-    assert cuda.cuCtxCreate_v2(C.byref(contexts[-1]), 0, dev) == 0
-assert cuda.cuCtxSetCurrent(contexts[0]) == 0
-assert cuda.cuStreamCreate(C.byref(stream), 1) == 0
-buffer = C.create_string_buffer(1 << 20)
-def launch(us=100, stream=stream):
-    assert cuda.cuLaunchKernel(None, us, 1, 1, 1, 1, 1, 0, stream, None, None) == 0
-def copy(kib=100, stream=stream):
-    assert cuda.cuMemcpyHtoDAsync_v2(1 << 40, buffer, C.c_size_t(kib << 10), stream) == 0
-"""
-
-
-def program(code: str, devices: int = 1) -> tuple[str, str, str]:
-    return sys.executable, "-c", COPIES.replace("DEVICES", str(devices)) + code
 
 
 @pytest.mark.parametrize("lanes", [0, 1, 2])
