@@ -35,7 +35,7 @@ def test_who_becomes_alone_in_mid_turn_is_measured_on(
 def test_what_was_queued_when_it_became_alone_is_charged_once(
     native_dir: Path, tmp_path: Path
 ) -> None:
-    """What had not ended then was in no report: it was too late for the turn's and for a sample's."""
+    """What had not ended then was in no report: too late for the turn's, too early for samples."""
     code = """
 for _ in range(7):  # no sooner than the first one's end the others
     launch(30_000)
