@@ -281,6 +281,26 @@ while time.monotonic() < end:
         assert launches > 10 * 500
 
 
+def test_launches_on_several_devices_have_a_fast_path(native_dir: Path, tmp_path: Path) -> None:
+    """They waited for a row of their function, which only other launches give it."""
+    code = """
+class Params(C.Structure):
+    _fields_ = [("function", C.c_char_p), ("grid", C.c_uint * 3), ("block", C.c_uint * 3),
+                ("shared", C.c_uint), ("stream", C.c_void_p), ("params", C.c_void_p)]
+one = Params(b"together", (1, 1, 1), (1, 1, 1), 0, stream, None)
+for _ in range(5000):
+    assert cuda.cuLaunchCooperativeKernelMultiDevice(C.byref(one), 1, 0) == 0
+"""
+    with client(native_dir, tmp_path, *program(code)) as made:
+        script = made.arbiter()
+        script.until(Op.WANT_TIME)
+        script.say(op=Op.OPEN_GATE, epoch=EPOCH)
+        assert made.process.wait(20) == 0
+        launches, slow = slow_calls(made.log)
+        assert launches == 5000
+        assert slow < 500, slow  # once, and once for each sample
+
+
 TOTAL = """
 import ctypes as C
 cuda, total = C.CDLL("libcuda.so.1"), C.c_size_t()
