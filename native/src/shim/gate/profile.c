@@ -101,7 +101,9 @@ struct harp_profile_row *harp_profile_of(CUfunction f)
 {
     struct harp_profile *p = harp_profile_page();
     const char *name = NULL;
-    if (p == &nobodys || f == NULL)
+    if (p == &nobodys)
+        return &harp_profile_none;
+    if (f == NULL)
         return &p->row[HARP_PROFILE_OTHER];
     harp_enter();
     CUresult r = CUDA_ERROR_NOT_FOUND;
@@ -141,7 +143,8 @@ struct harp_profile_row *harp_profile_launch(CUfunction f, uint64_t threads, uin
     struct harp_profile_row *row = harp_local_row(f);
     if (row == NULL)
         row = harp_profile_of(f);
-    if (row < &harp_profile_page()->row[HARP_PROFILE_NAMED] || threads == 0 || threads > 1024 ||
+    if (row == &harp_profile_none || row < &harp_profile_page()->row[HARP_PROFILE_NAMED] ||
+        threads == 0 || threads > 1024 ||
         __atomic_load_n(&row->block_threads, __ATOMIC_RELAXED) == threads ||
         __atomic_load_n(&row->asked, __ATOMIC_RELAXED) >= ASKED_MOST)
         return row;
@@ -156,11 +159,13 @@ struct harp_profile_row *harp_profile_launch(CUfunction f, uint64_t threads, uin
 
 struct harp_profile_row *harp_profile_graph(void)
 {
-    return &harp_profile_page()->row[HARP_PROFILE_GRAPHS];
+    struct harp_profile *p = harp_profile_page();
+    return p != &nobodys ? &p->row[HARP_PROFILE_GRAPHS] : &harp_profile_none;
 }
 
 void harp_profile_copied(enum harp_copied way, uint64_t bytes)
 {
-    if (!harp_inside())
-        __atomic_fetch_add(&harp_profile_page()->copied_bytes[way], bytes, __ATOMIC_RELAXED);
+    struct harp_profile *p = harp_profile_page();
+    if (p != &nobodys && !harp_inside())
+        __atomic_fetch_add(&p->copied_bytes[way], bytes, __ATOMIC_RELAXED);
 }

@@ -23,6 +23,9 @@
 /* --- the table: no driver ----------------------------------------------------------------------
  */
 
+/* Stands for rows where there is no page: nothing is added to it, for a line that all threads write
+ * costs each launch more than all the rest. */
+extern struct harp_profile_row harp_profile_none;
 /* The row of this name, claimed if need be; row OTHER if all are taken. */
 struct harp_profile_row *harp_profile_named(struct harp_profile *page, const char *name);
 /* What a measured batch took, by rows (NULL: of no kernel) in proportion to `weight`. */
@@ -39,7 +42,7 @@ struct harp_profile *harp_profile_page(void);
 /* The arbiter's, from now on, if it is one that cannot shrink under us. Closes fd. Session lock
  * held. */
 void harp_profile_given(int fd);
-/* The row of a function, after the driver. */
+/* The row of a function, after the driver; harp_profile_none without a page. */
 struct harp_profile_row *harp_profile_of(CUfunction f);
 /* The row of a launch that takes the slow path; NULL: a call inside the driver. */
 struct harp_profile_row *harp_profile_launch(CUfunction f, uint64_t threads, uint64_t shared);
@@ -48,7 +51,7 @@ void harp_profile_copied(enum harp_copied way, uint64_t bytes);
 
 static inline void harp_profile_launched(struct harp_profile_row *row, uint64_t blocks)
 {
-    if (row == NULL)
+    if (row == NULL || row == &harp_profile_none)
         return;
     __atomic_fetch_add(&row->launches, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&row->blocks, blocks, __ATOMIC_RELAXED);
