@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from arbiter_world import Admin, Client, World, until, world
+from arbiter_world import Admin, Client, World, program, until, world
 
 from harp.lease_wire import MSG_BYTES, VERSION, Kind, Msg, Op
 from harp.profile import Page
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -163,6 +168,48 @@ def test_descriptors_that_belong_nowhere_are_closed(w: World, admin: Admin) -> N
     bad = Msg(op=Op.ADD_TENANT, tenant=9)
     assert ask(admin, bad, page.fd, page.fd).op == Op.ERR, "no socket"
     until(lambda: w.open_files() == before, "they are closed")
+
+
+def flood(told: int) -> None:
+    """As nobody: more descriptors on their way than the arbiter may have open, until killed."""
+    os.setuid(NOBODY)
+    ours, theirs = socket.socketpair()
+    for _ in range(4):
+        socket.send_fds(ours, [b"x"], [theirs.fileno()] * 200)
+    os.write(told, b"x")
+    signal.pause()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+def test_too_many_descriptors_on_their_way_cost_the_page_alone() -> None:
+    """The kernel counts a user's, whoever of that user's does not read."""
+    with world() as w:
+        w.run.mkdir()
+        for folder in (w.run, w.locks, w.base):
+            os.chown(folder, NOBODY, NOBODY)
+        program_there = shutil.copy(program("harp-arbiter"), w.base / "arbiter")
+        command = ["prlimit", "--nofile=600:600", "setpriv", f"--reuid={NOBODY}", "--clear-groups"]
+        command += [program_there, "--run", w.run, "--lock-dir", w.locks, "--log", w.log]
+        w.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert w.process.stdout
+        with w.process.stdout:
+            assert w.process.stdout.readline() == b"ready\n"
+        admin = w.admin()
+        w.device(admin, 1000)
+        w.tenant(admin, 1)
+        page = Page.make()
+        assert add(w, admin, 1, page.fd).op == Op.OK
+        reading, flooded = os.pipe()
+        pid = w.fork(lambda: flood(flooded))
+        assert os.read(reading, 1) == b"x"
+        sock, fds = welcome(w, 1)
+        with sock:
+            assert fds == []
+        assert rows(admin, 3) == {1: (0, [])}
+        w.kill(pid)
+        until(lambda: rows(admin, 2) == {1: (2, [inode(page.fd)])}, "they have gone")
+        os.close(reading)
+        os.close(flooded)
 
 
 def cpu_ticks(pid: int) -> int:

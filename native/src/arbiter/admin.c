@@ -105,7 +105,12 @@ static int deliver(struct server *s, const struct admin *a, struct harp_msg *m)
                 m->b |= 1u << i;
             }
     }
-    return rights_send(a->fd, m, fds, n) == 0;
+    int r = rights_send(a->fd, m, fds, n);
+    if (r == -ETOOMANYREFS) { /* to wait for others who do not read would be to turn round */
+        m->b = 0;
+        r = rights_send(a->fd, m, NULL, 0);
+    }
+    return r == 0;
 }
 
 /* A row of a picture that comes without a descriptor. */
