@@ -287,7 +287,7 @@ def time_c(functions: Sequence[Function]) -> str:
             *(before if fast else []),
             "    struct harp_turn turn;",
             f"    harp_turn_begin(&turn, on, {kind}, {key}, {size});",
-            *([f"    turn.row = {slow};"] if launch else []),
+            *(["    if (!turn.captured)", f"        turn.row = {slow};"] if launch else []),
             f"    {f.ret} result = HARP_REAL({s.name})({s.call});",
             *(
                 [
@@ -328,6 +328,8 @@ def _touch(function: Function, symbol: Symbol) -> list[str]:
             "    if (result == CUDA_SUCCESS)",
             "        harp_swap_capturing(1);",
             "    harp_edge_begun();",
+            "    if (result == CUDA_SUCCESS)",
+            "        harp_time_unsee_all();",
             "    return result;",
         ]
     default = "CU_STREAM_PER_THREAD" if symbol.per_thread else "NULL"
@@ -350,6 +352,7 @@ def touch_c(functions: Sequence[Function]) -> str:
         "",
         '#include "src/shim/backend/table.h"',
         '#include "src/shim/gate/edge.h"',
+        '#include "src/shim/trace/trace.h"',
         "",
     ]
     for f, s in symbol_pairs(functions):

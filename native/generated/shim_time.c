@@ -19,7 +19,8 @@ CUresult harp_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
     }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, hGraph, 1);
-    turn.row = row;
+    if (!turn.captured)
+        turn.row = row;
     CUresult result = HARP_REAL(cuGraphLaunch)(hGraph, hStream);
     if (result == CUDA_SUCCESS)
         harp_profile_launched(turn.row, 1);
@@ -43,7 +44,8 @@ CUresult harp_hook_cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
     }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, hGraph, 1);
-    turn.row = row;
+    if (!turn.captured)
+        turn.row = row;
     CUresult result = HARP_REAL(cuGraphLaunch_ptsz)(hGraph, hStream);
     if (result == CUDA_SUCCESS)
         harp_profile_launched(turn.row, 1);
@@ -65,7 +67,8 @@ CUresult harp_hook_cuLaunch(CUfunction f)
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, 1);
-    turn.row = harp_profile_launch(f, 0, 0);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(f, 0, 0);
     CUresult result = HARP_REAL(cuLaunch)(f);
     if (result == CUDA_SUCCESS)
         harp_profile_launched(turn.row, 1);
@@ -94,8 +97,9 @@ CUresult harp_hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
-    turn.row = harp_profile_launch(
-        f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(
+            f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
     CUresult result =
         HARP_REAL(cuLaunchCooperativeKernel)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
                                              blockDimZ, sharedMemBytes, hStream, kernelParams);
@@ -120,11 +124,12 @@ CUresult harp_hook_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *laun
     }
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, launchParamsList->function, blocks);
-    turn.row = harp_profile_launch(launchParamsList->function,
-                                   (uint64_t)launchParamsList->blockDimX *
-                                       (uint64_t)launchParamsList->blockDimY *
-                                       (uint64_t)launchParamsList->blockDimZ,
-                                   launchParamsList->sharedMemBytes);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(launchParamsList->function,
+                                       (uint64_t)launchParamsList->blockDimX *
+                                           (uint64_t)launchParamsList->blockDimY *
+                                           (uint64_t)launchParamsList->blockDimZ,
+                                       launchParamsList->sharedMemBytes);
     CUresult result =
         HARP_REAL(cuLaunchCooperativeKernelMultiDevice)(launchParamsList, numDevices, flags);
     if (result == CUDA_SUCCESS)
@@ -157,8 +162,9 @@ CUresult harp_hook_cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gri
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
-    turn.row = harp_profile_launch(
-        f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(
+            f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
     CUresult result = HARP_REAL(cuLaunchCooperativeKernel_ptsz)(
         f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
         kernelParams);
@@ -183,7 +189,8 @@ CUresult harp_hook_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
-    turn.row = harp_profile_launch(f, 0, 0);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(f, 0, 0);
     CUresult result = HARP_REAL(cuLaunchGrid)(f, grid_width, grid_height);
     if (result == CUDA_SUCCESS)
         harp_profile_launched(turn.row, blocks);
@@ -207,7 +214,8 @@ CUresult harp_hook_cuLaunchGridAsync(CUfunction f, int grid_width, int grid_heig
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
-    turn.row = harp_profile_launch(f, 0, 0);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(f, 0, 0);
     CUresult result = HARP_REAL(cuLaunchGridAsync)(f, grid_width, grid_height, hStream);
     if (result == CUDA_SUCCESS)
         harp_profile_launched(turn.row, blocks);
@@ -235,8 +243,9 @@ CUresult harp_hook_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned 
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
-    turn.row = harp_profile_launch(
-        f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(
+            f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
     CUresult result =
         HARP_REAL(cuLaunchKernel)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
                                   sharedMemBytes, hStream, kernelParams, extra);
@@ -265,9 +274,11 @@ CUresult harp_hook_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, 
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
-    turn.row = harp_profile_launch(
-        f, (uint64_t)config->blockDimX * (uint64_t)config->blockDimY * (uint64_t)config->blockDimZ,
-        config->sharedMemBytes);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(f,
+                                       (uint64_t)config->blockDimX * (uint64_t)config->blockDimY *
+                                           (uint64_t)config->blockDimZ,
+                                       config->sharedMemBytes);
     CUresult result = HARP_REAL(cuLaunchKernelEx)(config, f, kernelParams, extra);
     if (result == CUDA_SUCCESS)
         harp_profile_launched(turn.row, blocks);
@@ -296,9 +307,11 @@ CUresult harp_hook_cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunctio
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
-    turn.row = harp_profile_launch(
-        f, (uint64_t)config->blockDimX * (uint64_t)config->blockDimY * (uint64_t)config->blockDimZ,
-        config->sharedMemBytes);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(f,
+                                       (uint64_t)config->blockDimX * (uint64_t)config->blockDimY *
+                                           (uint64_t)config->blockDimZ,
+                                       config->sharedMemBytes);
     CUresult result = HARP_REAL(cuLaunchKernelEx_ptsz)(config, f, kernelParams, extra);
     if (result == CUDA_SUCCESS)
         harp_profile_launched(turn.row, blocks);
@@ -329,8 +342,9 @@ CUresult harp_hook_cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsi
         return denied;
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, blocks);
-    turn.row = harp_profile_launch(
-        f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
+    if (!turn.captured)
+        turn.row = harp_profile_launch(
+            f, (uint64_t)blockDimX * (uint64_t)blockDimY * (uint64_t)blockDimZ, sharedMemBytes);
     CUresult result =
         HARP_REAL(cuLaunchKernel_ptsz)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
                                        blockDimZ, sharedMemBytes, hStream, kernelParams, extra);

@@ -7,6 +7,7 @@
 
 #include "src/shim/backend/table.h"
 #include "src/shim/gate/edge.h"
+#include "src/shim/trace/trace.h"
 
 CUresult harp_hook_cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                         const CUgraphNode *dependencies, size_t numDependencies,
@@ -100,6 +101,8 @@ CUresult harp_hook_cuStreamBeginCapture(CUstream hStream)
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
     harp_edge_begun();
+    if (result == CUDA_SUCCESS)
+        harp_time_unsee_all();
     return result;
 }
 
@@ -114,6 +117,8 @@ CUresult harp_hook_cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph,
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
     harp_edge_begun();
+    if (result == CUDA_SUCCESS)
+        harp_time_unsee_all();
     return result;
 }
 
@@ -129,6 +134,8 @@ CUresult harp_hook_cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hG
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
     harp_edge_begun();
+    if (result == CUDA_SUCCESS)
+        harp_time_unsee_all();
     return result;
 }
 
@@ -139,6 +146,8 @@ CUresult harp_hook_cuStreamBeginCapture_ptsz(CUstream hStream)
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
     harp_edge_begun();
+    if (result == CUDA_SUCCESS)
+        harp_time_unsee_all();
     return result;
 }
 
@@ -149,6 +158,8 @@ CUresult harp_hook_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
     harp_edge_begun();
+    if (result == CUDA_SUCCESS)
+        harp_time_unsee_all();
     return result;
 }
 
@@ -159,6 +170,8 @@ CUresult harp_hook_cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptur
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
     harp_edge_begun();
+    if (result == CUDA_SUCCESS)
+        harp_time_unsee_all();
     return result;
 }
 

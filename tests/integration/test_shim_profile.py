@@ -103,6 +103,24 @@ def test_without_a_page_of_its_own_nothing_is_counted(world: World) -> None:
     assert path.read_bytes() == newer[:100]
 
 
+def test_launches_into_a_capture_are_none(world: World) -> None:
+    """Each was given its kernel's mean, and what the graph takes came on top."""
+    grant = tenant(world)
+    code = """
+graph = ctypes.c_void_p()
+for i in range(20): launch(kept[0])
+assert cuda.cuStreamBeginCapture_v2(stream, 0) == 0
+for i in range(7): launch(kept[0])
+launch(kept[1])
+assert cuda.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0
+for i in range(3): launch(kept[0])
+"""
+    world.python("t", PROGRAM + code)
+    found = kernels(grant)
+    assert set(found) == {"kernel_0"}
+    assert (found["kernel_0"].launches, found["kernel_0"].blocks) == (23, 46)
+
+
 def test_copies_are_counted_by_their_way(world: World) -> None:
     grant = tenant(world)
     code = """

@@ -9,7 +9,8 @@
  *
  * What is measured goes to rows by what each launch was predicted; the rest is predicted, by each
  * name's mean, when a sample comes: what was launched since the last one is in no time yet. Graphs
- * are one row; kernels in them are not told apart. Launches into a capture count as launches.
+ * are one row; kernels in them are not told apart. Launches into a capture are none, but for those
+ * of a stream that was launched on between its begin and when it joined.
  */
 #ifndef HARP_SHIM_PROFILE_H
 #define HARP_SHIM_PROFILE_H

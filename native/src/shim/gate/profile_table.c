@@ -67,8 +67,9 @@ void harp_profile_measured(struct harp_profile_row *const *rows, const uint64_t 
         if (i + 1 == n || until > ns)
             until = ns;
         if (rows[i] != NULL && rows[i] != &harp_profile_none) {
-            __atomic_fetch_add(&rows[i]->measured_ns, until - given, __ATOMIC_RELAXED);
+            /* The count first: who looks between the two finds no launch longer than it was. */
             __atomic_fetch_add(&rows[i]->measured_launches, 1, __ATOMIC_RELAXED);
+            __atomic_fetch_add(&rows[i]->measured_ns, until - given, __ATOMIC_RELEASE);
         }
         given = until;
     }
@@ -79,15 +80,19 @@ void harp_profile_stand(struct harp_profile *page)
     for (unsigned i = 0; i < HARP_PROFILE_ROWS; i++) {
         struct harp_profile_row *row = &page->row[i];
         uint64_t launches = __atomic_load_n(&row->launches, __ATOMIC_RELAXED);
-        uint64_t measured = __atomic_load_n(&row->measured_launches, __ATOMIC_RELAXED);
+        uint64_t ns = __atomic_load_n(&row->measured_ns, __ATOMIC_ACQUIRE); /* see above */
+        uint64_t measured = __atomic_load_n(&row->measured_launches, __ATOMIC_ACQUIRE);
         uint64_t predicted = __atomic_load_n(&row->predicted_launches, __ATOMIC_RELAXED);
         if (measured == 0 || measured > launches || predicted >= launches - measured)
             continue;
-        uint64_t mean = __atomic_load_n(&row->measured_ns, __ATOMIC_RELAXED) / measured;
+        if (ns == 0 || ns != __atomic_load_n(&row->measured_ns, __ATOMIC_RELAXED))
+            continue; /* somebody is adding: the next sample will do */
+        uint64_t mean = ns / measured;
         uint64_t rest = launches - measured - predicted;
         if (mean < LONG && rest < LONG && /* of several processes one takes them */
             __atomic_compare_exchange_n(&row->predicted_launches, &predicted, predicted + rest,
                                         false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-            __atomic_fetch_add(&row->predicted_ns, rest * mean, __ATOMIC_RELAXED);
+            __atomic_fetch_add(&row->predicted_ns, rest * mean + ns % measured * rest / measured,
+                               __ATOMIC_RELAXED);
     }
 }

@@ -268,6 +268,7 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
     if (g == NULL)
         goto out;
     if (captured(stream)) { /* nothing runs, but the driver looks at what is named */
+        turn->captured = true;
         turn->touched = harp_touch_begin(ctx);
         harp_trace_captured();
         goto out;

@@ -36,6 +36,7 @@ struct harp_turn {              /* between begin and end of one gated call; on t
     CUstream on;
     enum harp_work work;
     unsigned lane;
+    bool captured;           /* it goes into a graph */
     struct harp_mark *start; /* recorded before it; NULL: none was */
     bool measure;            /* events go round it */
     bool sample;             /* ... and what they tell stands for others */
