@@ -201,7 +201,7 @@ class Loaded:
     def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path))
         self.kernel = Kernel.in_dll(self.library, "harp_kernel")
-        assert self.kernel.abi == 3
+        assert self.kernel.abi == 4
 
     def run(
         self,

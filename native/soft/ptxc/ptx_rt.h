@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PTX_RT_ABI 3u
+#define PTX_RT_ABI 4u
 
 /* Why a block stopped. Values other than 0 become the CUresult the driver reports (sticky). */
 enum ptx_stop {
