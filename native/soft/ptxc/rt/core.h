@@ -124,31 +124,54 @@ __attribute__((visibility("hidden"), used)) void *memset(void *to, int c, size_t
 
 /* rt_enter(save, fn, arg): saves the callee-saved registers, stores the stack pointer in *save and
  * calls fn(arg). rt_leave(sp): returns from that rt_enter, whatever lies above it on the stack.
- * rt_switch(save, to): as rt_enter's saving, then goes on where `to` was saved.
+ * rt_switch(save, to): saves too, then goes on where rt_switch or rt_start saved `to`.
  * rt_start(save, top, fn, arg): saves, then calls fn(arg) on a new stack; fn never returns. */
 void rt_enter(void **save, void (*fn)(void *), void *arg);
 _Noreturn void rt_leave(void *sp);
-void rt_switch(void **save, void *to);
-void rt_start(void **save, void *top, void (*fn)(void *), void *arg);
 
 #if defined(__x86_64__)
 __asm__(".text\n"
         ".type rt_enter, @function\n.type rt_leave, @function\n"
-        ".type rt_switch, @function\n.type rt_start, @function\n"
         "rt_enter:\n"
         "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
         "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rdx, %rdi\n  call *%rsi\n"
         "rt_back:\n"
         "  add $8, %rsp\n"
         "  pop %r15\n  pop %r14\n  pop %r13\n  pop %r12\n  pop %rbx\n  pop %rbp\n  ret\n"
-        "rt_leave:\n  mov %rdi, %rsp\n  jmp rt_back\n"
-        "rt_switch:\n"
-        "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
-        "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rsi, %rsp\n  jmp rt_back\n"
-        "rt_start:\n"
-        "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
-        "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rsi, %rsp\n  and $-16, %rsp\n"
-        "  mov %rcx, %rdi\n  xor %ebp, %ebp\n  call *%rdx\n  ud2\n");
+        "rt_leave:\n  mov %rdi, %rsp\n  jmp rt_back\n");
+/* In place, and jumped to: a processor that guesses where a `ret` goes by the calls before it is
+ * right, if fibers that follow each other wait at the same place. */
+#if defined(__AVX512F__)
+#define RT_MORE_VECTORS                                                                            \
+    , "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25",    \
+        "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6",  \
+        "k7"
+#else
+#define RT_MORE_VECTORS
+#endif
+/* `go` takes it from there, on the stack at `sp`. Below a stack pointer 128 bytes may be in use. */
+#define RT_SWITCH(go, save, sp, fn, arg)                                                           \
+    do {                                                                                           \
+        void *save_ = (save), *sp_ = (sp), *arg_ = (arg), *fn_ = (void *)(fn);                     \
+        __asm__ volatile("lea -128(%%rsp), %%rsp\n\tpush %%rbp\n\tpush %%rbx\n\t"                  \
+                         "lea 1f(%%rip), %%rbx\n\tpush %%rbx\n\tmov %%rsp, (%0)\n\t"              \
+                         "mov %1, %%rsp\n\t" go "\n1:\tpop %%rbx\n\tpop %%rbp\n\t"                \
+                         "lea 128(%%rsp), %%rsp"                                                   \
+                         : "+a"(save_), "+c"(sp_), "+D"(arg_), "+S"(fn_)                           \
+                         :                                                                         \
+                         : "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0",    \
+                           "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", \
+                           "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory",         \
+                           "cc" RT_MORE_VECTORS);                                                  \
+    } while (0)
+INLINE void rt_switch(void **save, void *to)
+{
+    RT_SWITCH("pop %%rdx\n\tjmp *%%rdx", save, to, NULL, NULL);
+}
+INLINE void rt_start(void **save, void *top, void (*fn)(void *), void *arg)
+{
+    RT_SWITCH("and $-16, %%rsp\n\txor %%ebp, %%ebp\n\tcall *%%rsi\n\tud2", save, top, fn, arg);
+}
 INLINE uint32_t rt_fp_get(void)
 {
     uint32_t csr;
@@ -161,6 +184,8 @@ INLINE void rt_fp_set(uint32_t csr)
 }
 #define RT_FP_DEFAULT 0x1f80u
 #elif defined(__aarch64__)
+void rt_switch(void **save, void *to);
+void rt_start(void **save, void *top, void (*fn)(void *), void *arg);
 #define RT_SAVE                                                                                    \
     "  sub sp, sp, #176\n  stp x19, x20, [sp]\n  stp x21, x22, [sp, #16]\n"                        \
     "  stp x23, x24, [sp, #32]\n  stp x25, x26, [sp, #48]\n  stp x27, x28, [sp, #64]\n"            \
