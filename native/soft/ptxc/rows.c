@@ -283,10 +283,14 @@ static uint32_t row_access(const struct emitter *e, const struct rows *rows)
         return 0;
     if (has_mod(in, "param") || has_mod(in, "param::entry") || has_mod(in, "param::func"))
         return 0;
+    const struct ptx_operand *base = &memory_operand(in)->parts[0];
     struct row_class c = rows_class(rows, memory_operand(in));
     uint32_t bytes = ptx_types[t].bytes * (has_mod(in, "v4") ? 4u : has_mod(in, "v2") ? 2u : 1u);
-    bool named = memory_operand(in)->parts[0].kind != OPND_REG;
-    return c.kind == ROW_STRIDE && !named && c.stride > 0 && c.stride % bytes == 0 ? bytes : 0;
+    if (base->kind != OPND_REG)
+        return 0;
+    if (c.kind == ROW_OWN) /* maybe one behind the other: that is seen when it runs */
+        return rows->bytes[base->reg] == 4 || rows->bytes[base->reg] == 8 ? bytes : 0;
+    return c.kind == ROW_STRIDE && c.stride > 0 && c.stride % bytes == 0 ? bytes : 0;
 }
 
 static void emit_access(struct emitter *e, const struct rows *rows, uint32_t bytes)
@@ -294,15 +298,22 @@ static void emit_access(struct emitter *e, const struct rows *rows, uint32_t byt
     struct ptx_instr *in = e->in;
     const struct ptx_operand *mem = memory_operand(in);
     bool shared = has_mod(in, "shared") || has_mod(in, "shared::cta"), store = is(in, "st");
-    int64_t stride = rows_class(rows, mem).stride;
-    const char *address = memory_address(e, mem);
-    put(e, "{const uint64_t m_ = %s; ", address);
+    uint32_t reg = mem->parts[0].reg;
+    int64_t stride = is_own(rows, reg) ? bytes : rows->regs[reg].stride;
+    put(e, "{");
+    if (is_own(rows, reg)) {
+        emit_array(e, rows, reg);
+        put(e, "const %s r%u = v%u[0]; ", register_c(&e->body->regs[reg]), reg, reg);
+    }
+    put(e, "const uint64_t m_ = %s; if (", memory_address(e, mem));
+    if (is_own(rows, reg))
+        put(e, "rt_even_%u(v%u, %uu) && ", rows->bytes[reg], reg, bytes);
     if (shared)
-        put(e, "if (LIKELY(RT_ROW_SHARED(m_, %uu, %" PRId64 "u))) {unsigned char *q_ = SB + m_; ",
+        put(e, "LIKELY(RT_ROW_SHARED(m_, %uu, %" PRId64 "u))) {unsigned char *q_ = SB + m_; ",
             bytes, stride);
     else
         put(e,
-            "if (LIKELY(RT_ROW_GLOBAL(m_, %uu, %" PRId64 "u, %d))) {unsigned char *q_ = "
+            "LIKELY(RT_ROW_GLOBAL(m_, %uu, %" PRId64 "u, %d))) {unsigned char *q_ = "
             "(unsigned char *)(m_ + (uint64_t)AD); %s += %uu; ",
             bytes, stride, store, store ? "sb" : "lb", bytes * ROW);
     e->row_pointer = say(e, "(q_ + l_ * %" PRId64 "u)", stride);

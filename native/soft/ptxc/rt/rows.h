@@ -63,6 +63,18 @@ ROW_TYPE(16)
 #define ROW_PUT_8(V, v)  ROW_EACH_8(ROW_IN, 8, v, V, 0)
 #define ROW_PUT_16(V, v) ROW_EACH_16(ROW_IN, 16, v, V, 0)
 
+/* Does a register grow by n from thread to thread? */
+#define RT_EVEN(name, C)                                                                           \
+    INLINE _Bool name(const C *v, C n)                                                             \
+    {                                                                                              \
+        const C first = v[0];                                                                      \
+        C off = 0;                                                                                 \
+        EACH off |= v[l_] ^ (C)(first + l_ * n);                                                   \
+        return !off;                                                                               \
+    }
+RT_EVEN(rt_even_4, uint32_t)
+RT_EVEN(rt_even_8, uint64_t)
+
 /* How many of sixteen predicates hold. */
 INLINE uint32_t rt_count(const _Bool *p)
 {
