@@ -61,6 +61,7 @@ struct sched {
     void *main_sp;  /* of the scheduler, while a fiber runs */
     void (*call)(void *);
     void *call_arg; /* a call to make on the scheduler's stack: a fiber's is small */
+    struct thread *caller;
     enum ptx_stop stop;
     uint32_t threads, done;
     int want_poll; /* 1; RT_SPUN too: a thread of it waits in a loop */
@@ -229,12 +230,27 @@ COLD _Noreturn void rt_stop(struct thread *T, enum ptx_stop why, uint64_t addr, 
     rt_leave(T->S->leave_sp);
 }
 
+#if RT_FIBERS
+#define STACK_MAGIC 0x5afe57ac4b0b0b0bull
+INLINE void rt_stack_look(struct thread *T)
+{
+    if (UNLIKELY(*(uint64_t *)T->stack != STACK_MAGIC))
+        rt_stop(T, PTX_STOP_STACK, 0, "kernel: stack");
+}
+INLINE void rt_yield(struct thread *T)
+{
+    rt_stack_look(T);
+    rt_switch(&T->sp, T->S->main_sp);
+}
+#endif
+
 INLINE void rt_host(struct thread *T, void (*fn)(void *), void *arg)
 {
 #if RT_FIBERS
     T->S->call_arg = arg;
     T->S->call = fn;
-    rt_switch(&T->sp, T->S->main_sp);
+    T->S->caller = T;
+    rt_yield(T);
 #else
     fn(arg);
 #endif
@@ -392,7 +408,7 @@ COLD uint64_t rt_breathe(struct thread *T, uint64_t ic)
 #if RT_FIBERS
     T->S->want_poll |= 1;
     T->spun = 1;
-    rt_switch(&T->sp, T->S->main_sp);
+    rt_yield(T);
 #else
     if (T->L->host->poll && T->L->host->poll(T->L))
         rt_stop(T, PTX_STOP_ABANDONED, 0, NULL);

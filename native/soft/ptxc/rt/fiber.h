@@ -32,7 +32,6 @@ enum {
     OP_ELECT,
     OP_MMA,
 };
-#define STACK_MAGIC 0x5afe57ac4b0b0b0bull
 
 /* {bytes of a fiber's stack, its least value, scratch per thread without it, margin of the check};
  * the first and last are written into the compiled file. */
@@ -43,11 +42,6 @@ extern const volatile uint64_t harp_stack[4] __attribute__((visibility("hidden")
         if (UNLIKELY((unsigned char *)__builtin_frame_address(0) < T->stack + harp_stack[3]))      \
             rt_stop(T, PTX_STOP_STACK, 0, (where));                                                \
     } while (0)
-
-INLINE void rt_yield(struct thread *T)
-{
-    rt_switch(&T->sp, T->S->main_sp);
-}
 
 /* Everything but its place in the block, which T has. */
 INLINE void rt_thread_begin(struct sched *S, struct thread *T, const struct ptx_launch *L,
@@ -280,6 +274,22 @@ static uint32_t rt_activemask(struct thread *T, uint32_t site, const char *where
 
 /* ------------------------------------------------------------------------------ barriers ------ */
 
+/* T waits. Its neighbour, if that can run, is gone on with: it would be the scheduler's next, unless
+ * lanes of a warp are to meet first. */
+INLINE void rt_wait(struct thread *T)
+{
+#if !RT_WARPS
+    struct thread *next = T + T->at_once;
+    if (LIKELY(next < T->S->t + T->S->threads && next->state == ST_READY && !next->spun &&
+               next->sp)) {
+        rt_stack_look(T);
+        rt_switch(&T->sp, next->sp);
+        return;
+    }
+#endif
+    rt_yield(T);
+}
+
 static void rt_bar_try(struct sched *S, uint32_t id)
 {
     struct barrier *b = &S->bars[id];
@@ -316,7 +326,7 @@ static void rt_bar_come(struct thread *T, uint32_t id, uint32_t count, int wait,
     }
     rt_bar_try(S, id);
     if (T->state == ST_BAR)
-        rt_yield(T);
+        rt_wait(T);
 }
 static void rt_bar(struct thread *T, uint32_t id, uint32_t count, int wait, int pred,
                    const char *where)
@@ -380,10 +390,8 @@ static void rt_resume(struct sched *S, struct thread *t)
         void (*call)(void *) = S->call;
         S->call = NULL;
         call(S->call_arg);
-        rt_switch(&S->main_sp, t->sp);
+        rt_switch(&S->main_sp, S->caller->sp);
     }
-    if (UNLIKELY(*(uint64_t *)t->stack != STACK_MAGIC))
-        rt_stop(t, PTX_STOP_STACK, 0, "kernel: stack");
 }
 
 #if RT_WARPS
