@@ -290,22 +290,28 @@ INLINE void rt_wait(struct thread *T)
     rt_yield(T);
 }
 
-static void rt_bar_try(struct sched *S, uint32_t id)
+static __attribute__((noinline)) void rt_bar_open(struct sched *S, uint32_t id)
 {
     struct barrier *b = &S->bars[id];
-    uint32_t all = b->expected == 0;
-    if (!b->arrived || b->arrived + (all ? S->done : 0) < (all ? S->threads : b->expected))
-        return;
-    for (uint32_t i = 0; b->waiting && i < S->threads; i += S->t[i].at_once) {
-        struct thread *t = &S->t[i];
+    const uint32_t pop = b->pop, preds = b->all | b->any << 1;
+    uint32_t waiting = b->waiting;
+    const struct thread *end = S->t + S->threads;
+    for (struct thread *t = S->t; waiting && t < end; t += t->at_once) {
         if (t->state != ST_BAR || t->id != id)
             continue;
-        t->out = b->pop;
-        t->out_pred = b->all | b->any << 1;
+        t->out = pop;
+        t->out_pred = preds;
         t->state = ST_READY;
-        b->waiting--;
+        waiting--;
     }
     *b = (struct barrier){.all = 1};
+}
+INLINE void rt_bar_try(struct sched *S, uint32_t id)
+{
+    const struct barrier *b = &S->bars[id];
+    const uint32_t all = b->expected == 0;
+    if (b->arrived && b->arrived + (all ? S->done : 0) >= (all ? S->threads : b->expected))
+        rt_bar_open(S, id);
 }
 /* count 0: all threads of the block that have not ended. */
 static void rt_bar_come(struct thread *T, uint32_t id, uint32_t count, int wait, int pred,
