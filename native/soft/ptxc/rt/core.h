@@ -365,8 +365,9 @@ static __attribute__((noinline)) void *rt_generic(struct thread *T, uint64_t a, 
                                                     : rt_slow(T, a_, (n), (w), (where));           \
     })
 #endif
-/* An address may come from a 64-bit register and be negative: the sum alone would wrap. */
-#define RT_OUT(a, n, size) ((a) >= (size) || (a) + (n) > (size))
+/* An address may come from a 64-bit register and be negative: the sum alone would wrap. Of one from
+ * a 32-bit register compilers see that it cannot. */
+#define RT_OUT(a, n, size) ((a) >> 32 || (a) + (n) > (size))
 #define RT_SHARED(a, n, where)                                                                     \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \

@@ -94,7 +94,7 @@ INLINE uint32_t rt_count(const _Bool *p)
 #define RT_ROW_SHARED(a, n, s)                                                                     \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
-        a_ < SN &&a_ + 15ull * (s) + (n) <= SN && !(a_ & ((n) - 1));                               \
+        !(a_ >> 32) && a_ + 15ull * (s) + (n) <= SN && !(a_ & ((n) - 1));                          \
     })
 /* Does a 32-bit register of this stride pass the end of its range within the row? */
 #define RT_WRAPS_u32(r, s) ((uint64_t)((int64_t)(uint32_t)(r) + 15ll * (s)) > 0xffffffffull)
