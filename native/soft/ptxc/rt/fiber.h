@@ -274,8 +274,8 @@ static uint32_t rt_activemask(struct thread *T, uint32_t site, const char *where
 
 /* ------------------------------------------------------------------------------ barriers ------ */
 
-/* T waits. Its neighbour, if that can run, is gone on with: it would be the scheduler's next, unless
- * lanes of a warp are to meet first. */
+/* T waits. Its neighbour, if that can run, is gone on with: it would be the scheduler's next,
+ * unless lanes of a warp are to meet first. */
 INLINE void rt_wait(struct thread *T)
 {
 #if !RT_WARPS

@@ -29,13 +29,13 @@ ROW_TYPE(4)
 ROW_TYPE(8)
 ROW_TYPE(16)
 /* Text rather than loops: what a loop indexes is not put in registers. */
-#define ROW_ONCE(op, b, v, V, i)   op(b, v, V, i);
-#define ROW_TWICE(op, b, v, V, i)  ROW_ONCE(op, b, v, V, i) ROW_ONCE(op, b, v, V, (i) + 1)
-#define ROW_FOUR(op, b, v, V, i)   ROW_TWICE(op, b, v, V, i) ROW_TWICE(op, b, v, V, (i) + 2)
-#define ROW_EIGHT(op, b, v, V, i)  ROW_FOUR(op, b, v, V, i) ROW_FOUR(op, b, v, V, (i) + 4)
+#define ROW_ONCE(op, b, v, V, i)    op(b, v, V, i);
+#define ROW_TWICE(op, b, v, V, i)   ROW_ONCE(op, b, v, V, i) ROW_ONCE(op, b, v, V, (i) + 1)
+#define ROW_FOUR(op, b, v, V, i)    ROW_TWICE(op, b, v, V, i) ROW_TWICE(op, b, v, V, (i) + 2)
+#define ROW_EIGHT(op, b, v, V, i)   ROW_FOUR(op, b, v, V, i) ROW_FOUR(op, b, v, V, (i) + 4)
 #define ROW_SIXTEEN(op, b, v, V, i) ROW_EIGHT(op, b, v, V, i) ROW_EIGHT(op, b, v, V, (i) + 8)
-#define ROW_OUT(b, v, V, i)        ((rt_place##b *)(v))[i] = (V).p[i]
-#define ROW_IN(b, v, V, i)         (V).p[i] = ((const rt_place##b *)(v))[i]
+#define ROW_OUT(b, v, V, i)         ((rt_place##b *)(v))[i] = (V).p[i]
+#define ROW_IN(b, v, V, i)          (V).p[i] = ((const rt_place##b *)(v))[i]
 #if RT_VECTOR == 64
 #define ROW_EACH_2  ROW_ONCE
 #define ROW_EACH_4  ROW_ONCE
