@@ -19,8 +19,8 @@ _SNAPSHOT = frozenset(op for op in Op if op.name.startswith("SNAP_"))
 #: questions that an arbiter of version 1 does not know
 _SINCE_2 = frozenset({Op.EXPECT, Op.SUSPEND, Op.RESUME})
 _FD = struct.Struct("i")
-#: room for one descriptor: more are closed by the kernel
-_ANCILLARY_BYTES = socket.CMSG_LEN(_FD.size)
+#: room for two descriptors: more are closed by the kernel
+_ANCILLARY_BYTES = socket.CMSG_LEN(2 * _FD.size)
 #: datagrams taken before other tasks get their turn
 _AT_ONCE = 64
 
@@ -34,9 +34,11 @@ class AdminClient:
         self._seq = 0
         #: {seq: future of the OK}; emptied when the connection ends
         self._waiting: dict[int, asyncio.Future[Msg]] = {}
-        #: SNAP_* messages of the one snapshot under way, and {tenant_id: its listening socket}
+        #: SNAP_* messages of the one snapshot under way, and {tenant_id: its listening socket},
+        #: {tenant_id: its page}
         self._snapshot: list[Msg] = []
         self._sockets: dict[int, int] = {}
+        self._pages: dict[int, int] = {}
         self._snapshot_lock = asyncio.Lock()
         self._send_lock = asyncio.Lock()
         #: called with each EVENT_*; must not block
@@ -186,17 +188,18 @@ class AdminClient:
             await self.request(Msg(op=Op.SNAPSHOT, b=int(self.version >= 3)))
             return self._snapshot
 
-    async def sockets(self) -> dict[int, int]:
-        """{tenant_id: a descriptor of its listening socket}; the caller owns them.
+    async def sockets(self) -> tuple[dict[int, int], dict[int, int]]:
+        """{tenant_id: a descriptor of its listening socket}, {tenant_id: the same of its page}.
 
-        None from an arbiter of version 1.
+        The caller owns them. No sockets from an arbiter of version 1, no pages from one of 2.
         """
         if self.version < 2:
-            return {}
+            return {}, {}
         async with self._snapshot_lock:
             self._snapshot = []
-            await self.request(Msg(op=Op.SNAPSHOT, a=1))
-            found, self._sockets = self._sockets, {}
+            await self.request(Msg(op=Op.SNAPSHOT, a=3 if self.version >= 3 else 1))
+            found = self._sockets, self._pages
+            self._sockets, self._pages = {}, {}
             return found
 
     async def hand_over(self) -> list[Msg]:
@@ -214,16 +217,14 @@ class AdminClient:
             return self._snapshot
 
     def _drop_sockets(self) -> None:
-        for fd in self._sockets.values():
-            os.close(fd)
-        self._sockets.clear()
+        for kept in (self._sockets, self._pages):
+            for fd in kept.values():
+                os.close(fd)
+            kept.clear()
 
     def _take(self, message: Msg, fds: Sequence[int]) -> None:
-        for fd in fds:
-            old = self._sockets.pop(message.tenant, None)
-            if old is not None:
-                os.close(old)
-            self._sockets[message.tenant] = fd
+        if fds:
+            self._keep(message, fds)
         if message.op in (Op.OK, Op.ERR):
             future = self._waiting.get(message.seq)
             if future is not None and not future.done():
@@ -232,6 +233,18 @@ class AdminClient:
             self._snapshot.append(message)
         else:
             self.on_event(message)
+
+    def _keep(self, message: Msg, fds: Sequence[int]) -> None:
+        """Own what came along, in the order of the bits that say it."""
+        said = message.b if message.op == Op.SNAP_TENANT else 0
+        kept = [into for bit, into in ((1, self._sockets), (2, self._pages)) if said & bit]
+        for into, fd in zip(kept, fds, strict=False):  # not all, where we have no room for more
+            old = into.pop(message.tenant, None)
+            if old is not None:
+                os.close(old)
+            into[message.tenant] = fd
+        for fd in fds[len(kept) :]:
+            os.close(fd)
 
     async def _send(self, datagram: bytes, fds: Sequence[int]) -> None:
         async with self._send_lock:
@@ -248,7 +261,7 @@ class AdminClient:
 
 
 def _descriptors(passed: Sequence[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    """Those that came with a message: one at most, as the arbiter sends them."""
+    """Those that came with a message: two at most, as the arbiter sends them."""
     return tuple(
         fd
         for level, kind, data in passed

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tenant's kernels did, by name: the file `profile` of its grant folder.
+"""What a tenant's kernels did, by name: the file `profile` of its grant folder, or a sealed page.
 
-Made with the folder, added to by the tenant's processes (native/include/harp/profile.h), read by
-harpd. It is the tenant's own, who may write anything to it: so it is read whole or not at all,
-never mapped; numbers are bounded, and names are short, printable text. There are ROWS of them,
-whatever a program launches; names that come later are one row, OTHER.
+Made with the folder, or by harpd where the two share none (Page), added to by the tenant's
+processes (native/include/harp/profile.h), read by harpd. It is the tenant's own, who may write
+anything to it: so it is read whole or not at all, never mapped; numbers are bounded, and names are
+short, printable text. There are ROWS of them, whatever a program launches; names that come later
+are one row, OTHER.
 
 Seconds are of two kinds. Measured: launches between two events on the device. Predicted: launches
 that nobody measured, taken for as long as the mean of the measured ones of their name. A name that
@@ -14,6 +15,8 @@ was never measured has none of either. Kernels that overlap on the device count 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import stat
 import struct
@@ -28,6 +31,7 @@ __all__ = [
     "NAME",
     "OTHER",
     "Kernel",
+    "Page",
     "Profile",
     "decode",
     "make",
@@ -51,6 +55,10 @@ SIZE = _HEAD_BYTES + ROWS * _ROW.size
 _MOST = 1 << 53
 _MOST_THREADS = 1024
 _PPM = 1_000_000
+#: what the kernel must answer about a page of ours: nobody can make it longer or shorter
+_SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+#: Linux 6.3; where vm.memfd_noexec=2, only with it
+_NOEXEC_SEAL = 0x8
 _PLAIN = bytes(c if 32 < c < 127 else ord("?") for c in range(256))
 
 
@@ -88,6 +96,69 @@ class Profile:
     copied_bytes: Mapping[str, int] = field(default_factory=dict)  #: {way: bytes asked for}
 
 
+class Page:
+    """The same without a folder: memory that every process with a descriptor of it may write.
+
+    Its descriptor goes with the last reference, so a thread may read while its tenant ends.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        """Own a descriptor of one.
+
+        Raises:
+            OSError: it is none, or somebody could grow or cut it; the descriptor is closed.
+        """
+        self.fd = fd
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != SIZE:
+            raise OSError(f"a page has {SIZE} bytes, not {found.st_size}")
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise OSError("it is not sealed")
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+
+    @classmethod
+    def make(cls) -> Page:
+        """A new one; all its memory is there.
+
+        Raises:
+            OSError: no memory, no descriptor, or no memfd_create.
+        """
+        fd = _memfd()
+        try:
+            os.fchmod(fd, 0o600)
+            os.posix_fallocate(fd, 0, SIZE)
+            os.pwrite(fd, _HEAD.pack(MAGIC, VERSION, ROWS, *[0] * len(COPIES)), 0)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError:
+            os.close(fd)
+            raise
+        return cls(fd)
+
+    def read(self) -> bytes | None:
+        """What is in it; None: it cannot be read."""
+        try:
+            return os.pread(self.fd, SIZE, 0)
+        except OSError:
+            return None
+
+
+def _memfd() -> int:
+    if not hasattr(os, "memfd_create"):  # Pythons built for an old libc
+        raise OSError("this Python has no os.memfd_create")
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create("harp-profile", flags | _NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create("harp-profile", flags)
+
+
 def make(folder: Path, uid: int | None = None) -> None:
     """Make the file, in a folder that nobody else can write to yet. Without room there is none.
 
@@ -113,22 +184,32 @@ def make(folder: Path, uid: int | None = None) -> None:
                 path.unlink()
 
 
-def read(folder: Path) -> Profile | None:
-    """What is in the folder's file; None: there is none, or it is none of ours."""
-    text = read_bytes(folder)
+def read(source: Path | Page, uid: int | None = None) -> Profile | None:
+    """What is in the folder's file, or the page; None: there is none, or it is none of ours."""
+    text = read_bytes(source, uid)
     return decode(text) if text is not None else None
 
 
-def read_bytes(folder: Path) -> bytes | None:
-    """The file as it is; None: there is none, or it is of another size."""
+def read_bytes(source: Path | Page, uid: int | None = None) -> bytes | None:
+    """The folder's file as it is, or the page; None: there is none, or it is of another size.
+
+    Args:
+        source: a folder as its tenant said: any words.
+        uid: whose the file must be, or it is another's folder; None: anybody's. Pages are ours.
+    """
+    if isinstance(source, Page):
+        return source.read()
+    folder = source
     try:
         fd = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb", buffering=0) as file:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_size != SIZE:
                 return None
+            if uid not in (None, found.st_uid):
+                return None
             return file.read(SIZE)
-    except OSError:
+    except (OSError, ValueError):  # no name of a file at all
         return None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the arbiter is told of devices and tenants, and their listening sockets, kept for the next.
+"""What the arbiter is told of devices and tenants; their sockets and pages, kept for the next.
 
 A tenant's socket comes last: clients wait in its backlog, and must find the grant when they come.
 """
@@ -20,10 +20,13 @@ from harp.errors import ArbiterError, DeviceBusy
 from harp.lease_admin import ArbiterRefused
 from harp.lease_wire import ALL_DEVICES, ANY_UID, GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, Msg, Op
 from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
+from harp.profile import Page
 
 __all__ = ["Arbiter", "as_tenant"]
 
 _log = structlog.get_logger(__name__)
+#: version of the lease protocol
+_PAGES_SINCE = 3
 
 
 class Arbiter:
@@ -38,12 +41,15 @@ class Arbiter:
         self._uuid_of: dict[int, str] = {}
         #: {tenant_id: listening socket}; a new harpd has none, the arbiter keeps its own
         self._listening: dict[int, int] = {}
+        #: {tenant_id: what its kernels' totals are in, where no folder is for both it and us}
+        self.pages: dict[int, Page] = {}
 
     def close(self) -> None:
-        """Drop the listening sockets; the arbiter's own stay open."""
+        """Drop the listening sockets and pages; the arbiter's own stay open."""
         for fd in self._listening.values():
             os.close(fd)
         self._listening.clear()
+        self.pages.clear()
 
     def number_of(self, uuid: str) -> int:
         """The arbiter's number of a device."""
@@ -83,21 +89,46 @@ class Arbiter:
             self.devices[device.uuid] = device
             self._uuid_of[answer.dev] = device.uuid
 
-    async def add(self, name: str, uid: int, listening: int) -> int:
+    async def add(self, name: str, uid: int, listening: int, page: Page | None) -> int:
         """A new tenant with its socket; returns its id. `listening` stays the caller's."""
         message = Msg(op=Op.ADD_TENANT, uid=uid, text=name)
-        return (await self._link.client.request(message, [listening])).tenant
+        return (await self._ask_with(message, listening, page)).tenant
 
-    def keep(self, tenant_id: int, listening: int) -> None:
-        """Own a tenant's socket from now on."""
+    def page_for(self, uid: int, *, held: bool) -> Page | None:
+        """A page for a tenant whose clients are of this uid, as the arbiter is told it.
+
+        None: it has a folder that it can write and we can read; or there is none to be had, and
+        its kernels are told by nobody.
+        """
+        if not held and uid != ANY_UID and os.geteuid() in (0, uid):
+            return None
+        if self._link.client.version < _PAGES_SINCE:
+            return None
+        try:
+            return Page.make()
+        except OSError as error:
+            _log.warning("page_not_made", uid=uid, reason=str(error), effect="no totals by kernel")
+            return None
+
+    async def _ask_with(self, message: Msg, listening: int, page: Page | None) -> Msg:
+        client = self._link.client
+        fds = [listening]
+        if page is not None and client.version >= _PAGES_SINCE:
+            fds.append(page.fd)
+        return await client.request(message, fds)
+
+    def keep(self, tenant_id: int, listening: int, page: Page | None) -> None:
+        """Own a tenant's socket and page from now on."""
         self._listening[tenant_id] = listening
+        if page is not None:
+            self.pages[tenant_id] = page
 
     async def remove(self, tenant_id: int) -> None:
         """A tenant is none any more; its clients, if any, are disconnected."""
         await self._link.client.request(Msg(op=Op.DEL_TENANT, tenant=tenant_id))
 
     def forget(self, tenant_id: int) -> None:
-        """Drop a tenant's socket."""
+        """Drop a tenant's socket; its page is dropped by who has read it last."""
         fd = self._listening.pop(tenant_id, None)
         if fd is not None:
             os.close(fd)
@@ -166,8 +197,11 @@ class Arbiter:
 
     async def let_in(self, tenant: Tenant) -> bool:
         """Its clients may come now."""
+        number = tenant.tenant_id
+        if number not in self.pages and (page := self.page_for(_uid(tenant), held=tenant.held)):
+            self.pages[number] = page  # it was made by a harpd, or under an arbiter, without
         try:
-            await self._link.client.request(_known(tenant), [self._listening[tenant.tenant_id]])
+            await self._ask_with(_known(tenant), self._listening[number], self.pages.get(number))
         except ArbiterRefused as error:
             _log.warning("tenant_not_readmitted", tenant=tenant.name, reason=error.message)
             return False
@@ -200,16 +234,25 @@ class Arbiter:
         return expected
 
     async def keep_sockets(self, tenants: Container[int]) -> None:
-        """Hold every tenant's listening socket, also those made under a harpd before us.
+        """Hold every tenant's listening socket and page, also those made under a harpd before us.
 
         So the tenants of other users come back as well if the arbiter ends: in their folders nobody
         but them and root could bind another.
         """
-        for tenant_id, fd in (await self._link.client.sockets()).items():
+        sockets, pages = await self._link.client.sockets()
+        for tenant_id, fd in sockets.items():
             if tenant_id in self._listening or tenant_id not in tenants:
                 os.close(fd)
             else:
                 self._listening[tenant_id] = fd
+        for tenant_id, fd in pages.items():
+            if tenant_id in self.pages or tenant_id not in tenants:
+                os.close(fd)
+                continue
+            try:
+                self.pages[tenant_id] = Page(fd)
+            except OSError as error:
+                _log.warning("page_not_kept", tenant_id=tenant_id, reason=str(error))
 
     async def _suspend_again(self, tenant: Tenant) -> None:
         """A new arbiter must not count what lies on the host when its clients say they hold it."""
@@ -226,9 +269,12 @@ class Arbiter:
             )
 
 
+def _uid(tenant: Tenant) -> int:
+    return ANY_UID if tenant.any_uid else tenant.uid
+
+
 def _known(tenant: Tenant) -> Msg:
-    uid = ANY_UID if tenant.any_uid else tenant.uid
-    return Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=uid, text=tenant.name)
+    return Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=_uid(tenant), text=tenant.name)
 
 
 def _busy(device: Device, error: ArbiterRefused) -> ArbiterError | DeviceBusy:

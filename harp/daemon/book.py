@@ -83,6 +83,8 @@ class Book:
         self.tenants: dict[int, Tenant] = {}
         #: {uuid: device}, in index order
         self.devices = self._arbiter.devices
+        #: {tenant_id: its kernels' totals, if they are not in its folder}
+        self.pages = self._arbiter.pages
         #: {tenant_id: devices promised to it, though it counts as suspended: it may yet stay, or
         #: is about to be there}
         self._moving: dict[int, tuple[str, ...]] = {}
@@ -294,6 +296,7 @@ class Book:
             self._forget(tenant.tenant_id)
             self.tenants.pop(tenant.tenant_id, None)
             self.on_removed(tenant, self.picture, reason)
+            self.pages.pop(tenant.tenant_id, None)
         _sweep(tenant)
         _log.info("tenant_removed", tenant=tenant.name, reason=reason)
 
@@ -346,10 +349,10 @@ class Book:
                 self._admit(device, promises[device.uuid], asked)
         else:
             chosen = (choose(devices, promises, asked, self._overcommit_ratio, self._buffer_for),)
+        uid = ANY_UID if wish.any_uid else wish.uid
+        page = self._arbiter.page_for(uid, held=wish.held)
         tenant = Tenant(
-            tenant_id=await self._arbiter.add(
-                name, ANY_UID if wish.any_uid else wish.uid, listening
-            ),
+            tenant_id=await self._arbiter.add(name, uid, listening, page),
             name=name,
             uid=wish.uid,
             root_pid=wish.root_pid if root else 0,
@@ -371,7 +374,7 @@ class Book:
         except BaseException:
             await self._arbiter.remove(tenant.tenant_id)
             raise
-        self._arbiter.keep(tenant.tenant_id, listening)
+        self._arbiter.keep(tenant.tenant_id, listening, page)
         self.tenants[tenant.tenant_id] = tenant
         _log.info(
             "tenant_made",
@@ -388,6 +391,7 @@ class Book:
     def _lose(self, tenant: Tenant) -> None:
         _log.warning("tenant_lost", tenant=tenant.name, grant_dir=tenant.grant_dir)
         self._forget(tenant.tenant_id)
+        self.pages.pop(tenant.tenant_id, None)
 
     def _forget(self, tenant_id: int) -> None:
         self._store.remove(tenant_id)
@@ -404,7 +408,7 @@ def _sweep(tenant: Tenant) -> None:
     for name in ("arbiter.sock", "shim.log", PROFILE):
         try:
             (folder / name).unlink(missing_ok=True)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no name at all
             return
     try:
         folder.rmdir()

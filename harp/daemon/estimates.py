@@ -10,6 +10,7 @@ may see and add runs, which are its files.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -91,7 +92,7 @@ class Estimates:
         told = (f"{name} {s / all_s:.0%} in {n} launches" for name, n, s in kernels)
         return [f"its last run's kernels, of {all_s:.3g} s: {', '.join(told)}"]
 
-    def estimate(self, request: pb.EstimateRequest, uid: int) -> pb.EstimateReply:
+    async def estimate(self, request: pb.EstimateRequest, uid: int) -> pb.EstimateReply:
         """What a job will need.
 
         Raises:
@@ -107,8 +108,10 @@ class Estimates:
             job=job_message(job),
             runs=self._advice.runs,
             state=self._advice.state,
-            explained=[*self._advice.explain(job), *self._kernels(job)] if request.explain else (),
         )
+        if request.explain:
+            reply.explained.extend(self._advice.explain(job))
+            reply.explained.extend(await asyncio.to_thread(self._kernels, job))
         if ended is not None:
             reply.ended.CopyFrom(run_message(ended))
         return reply

@@ -226,7 +226,7 @@ def listening_socket(path: Path, uid: int, *, for_all: bool = False) -> socket.s
     """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no name at all
         return None
     try:
         if os.fstat(folder).st_uid != uid or os.geteuid() not in (uid, 0):

@@ -115,7 +115,7 @@ class Reporter:
             picture, up = await self._book.look(), True
         except ArbiterError:
             picture, up = self._book.picture, False
-        kernels = await self._profiles.look(tuple(self._book.tenants.values()))
+        kernels = await self._profiles.look(tuple(self._book.tenants.values()), self._book.pages)
         looked_s = self._harpd.looked_s
         return Seen(
             version=__version__,

@@ -18,7 +18,14 @@ from harp.errors import ConfigError, NotOwner, QuotaExceeded
 from harp.model import Limits, Policy, Tenant
 from harp.procs import read
 
-__all__ = ["Wish", "check_container", "check_owner", "check_user", "own_process"]
+__all__ = [
+    "Wish",
+    "check_container",
+    "check_folder_name",
+    "check_owner",
+    "check_user",
+    "own_process",
+]
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _LABELS_MAX = 8
@@ -80,6 +87,21 @@ def check_user(wish: Wish, tenants: Iterable[Tenant], most: int) -> None:
         raise QuotaExceeded(
             f"uid {owner} has {held} tenants, the most one user may have",
             "wait for one to end, or let the daemon's owner raise admission.tenants_per_user",
+        )
+
+
+def check_folder_name(name: str) -> None:
+    """Whether a grant's folder can have such a name; what lies there is looked at by who reads it.
+
+    "": a tenant that has none.
+
+    Raises:
+        ConfigError: not so.
+    """
+    if name and (not name.startswith("/") or "\0" in name):
+        raise ConfigError(
+            f"{name!r} is no name of a grant's folder",
+            "give its absolute path; `harp run` makes one",
         )
 
 

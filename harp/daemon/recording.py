@@ -19,16 +19,17 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from harp.config import HistoryConfig
+from harp.daemon.apart import Apart
 from harp.daemon.book import Book
 from harp.daemon.exits import Exits
 from harp.daemon.picture import Picture
-from harp.daemon.profiles import Apart, kernels_of
+from harp.daemon.profiles import kernels_of
 from harp.daemon.recorder import End, How, Recorder, Seen, key_of, owner_of
 from harp.daemon.watch import Lineage
 from harp.errors import HistoryError
@@ -52,6 +53,16 @@ _NOTE_S, _PRUNE_S = 60.0, 3600.0
 _WAITING = 1000
 #: a root that left at most so long before its tenant was seen to have ended left last
 _SEEN_S = 3.0
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A run that is not written yet."""
+
+    tenant: Tenant | None
+    key: str  #: of its note
+    run: Run
+    whole: bool  #: it names its kernels, or nobody can
 
 
 class Recording:
@@ -88,8 +99,8 @@ class Recording:
         self._history: History | None = None
         #: why there is none; "": there is
         self.problem = "history is off: history.enabled=no"
-        #: runs that are not written yet, with the keys of their notes, oldest first
-        self._waiting: deque[tuple[Tenant | None, str, Run]] = deque(maxlen=_WAITING)
+        #: oldest first
+        self._waiting: deque[_Waiting] = deque(maxlen=_WAITING)
         #: who has no note yet
         self._unnoted: list[Tenant] = []
         #: tenants whose root was gone when this harpd came, and of whom no process was seen since
@@ -219,10 +230,10 @@ class Recording:
         end = End(at_s, how, left.status if left else None)
         run = self._recorder.end(tenant, end, device.memory_bytes if device else 0)
         if run is not None:
-            if (
-                tenant.grant_dir and tenant.uid == os.geteuid()
-            ):  # its folder goes now; another user's is read apart
-                run = replace(run, kernels=kernels_of(Path(tenant.grant_dir)))
+            page = self._book.pages.get(tenant.tenant_id)
+            # Its folder goes now, and its page; another user's folder is read apart.
+            if page is not None or (tenant.grant_dir and tenant.uid == os.geteuid()):
+                run = replace(run, kernels=kernels_of(tenant, page))
             self._write(tenant, key_of(tenant), run)
 
     def runs(self, since_number: int = 0) -> Iterable[Run]:
@@ -256,12 +267,12 @@ class Recording:
         """Write what waits."""
         async with self._writing:
             while self._waiting and self._history is not None:
-                tenant, key, run = self._waiting[0]
-                whole = await self._whole(tenant, run)
+                one = self._waiting[0]
+                await self._complete(one)
                 if self._history is None:
                     return
                 try:
-                    written = await asyncio.to_thread(self._history.add, whole, key)
+                    written = await asyncio.to_thread(self._history.add, one.run, one.key)
                 except HistoryError as error:
                     if not self._failing:
                         _log.error(
@@ -276,15 +287,16 @@ class Recording:
                     _log.info("runs_are_written_again", waiting=len(self._waiting))
                 self._failing = False
                 # It may have been pushed out meanwhile; nobody else takes from the left.
-                if self._waiting and self._waiting[0][-1] is run:
+                if self._waiting and self._waiting[0] is one:
                     self._waiting.popleft()
-                self._told(tenant, written)
+                self._told(one.tenant, written)
 
-    async def _whole(self, tenant: Tenant | None, run: Run) -> Run:
-        if tenant is None or tenant.uid == os.geteuid() or not tenant.grant_dir:
-            return run
-        kernels = await self._apart.run(kernels_of, Path(tenant.grant_dir))
-        return replace(run, kernels=kernels or ())
+    async def _complete(self, one: _Waiting) -> None:
+        """Read its kernels, once: when a write is tried again its folder may be gone."""
+        if one.whole or one.tenant is None:
+            return
+        kernels = await self._apart.run(one.tenant.uid, kernels_of, one.tenant)
+        one.run, one.whole = replace(one.run, kernels=kernels or ()), True
 
     def kernels_of(self, job: Job) -> tuple[tuple[str, int, float], ...]:
         """What the last such job launched; empty: not known.
@@ -400,7 +412,14 @@ class Recording:
         self._recorder.see(tenant, Seen.of(tenant, picture, wall_s, host_bytes, cpu_s))
 
     def _write(self, tenant: Tenant | None, key: str, run: Run) -> None:
-        self._waiting.append((tenant, key, run))
+        # Our own user's folder was read already, and a page.
+        whole = (
+            tenant is None
+            or not tenant.grant_dir
+            or tenant.uid == os.geteuid()
+            or tenant.tenant_id in self._book.pages
+        )
+        self._waiting.append(_Waiting(tenant, key, run, whole))
         self._arrived.set()
 
 

@@ -22,7 +22,7 @@ from harp.daemon.estimates import Estimates
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.metrics import Reporter
-from harp.daemon.owners import Wish, check_container, check_owner, own_process
+from harp.daemon.owners import Wish, check_container, check_folder_name, check_owner, own_process
 from harp.daemon.pools import Pools
 from harp.daemon.recording import Recording
 from harp.daemon.samples import Watching
@@ -229,6 +229,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         try:
             wish = _wish(request, uid, self._default_policy)
             _check_caller(deposit, uid, request.root_pid, request.for_uid)
+            check_folder_name(wish.grant_dir)
             check_container(uid, os.geteuid(), wish)
             await self._harpd.make_room()
             asked = wish.limits
@@ -329,7 +330,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def _estimate(self, request: pb.EstimateRequest, uid: int) -> pb.EstimateReply:
         await self._settle()
-        return self._estimates.estimate(request, uid)
+        return await self._estimates.estimate(request, uid)
 
     async def _get_runs(self, request: pb.GetRunsRequest, uid: int) -> pb.GetRunsReply:
         await self._settle()

@@ -45,7 +45,10 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX run_ended ON run (ended_s)",
         "CREATE TABLE note (key TEXT PRIMARY KEY, seen_s REAL NOT NULL, text TEXT NOT NULL) STRICT",
     ),
-    ("ALTER TABLE run ADD COLUMN kernels TEXT NOT NULL DEFAULT '[]'",),
+    (
+        "ALTER TABLE run ADD COLUMN kernels TEXT NOT NULL DEFAULT '[]'",
+        "CREATE INDEX run_kernels ON run (program, shape, user, number) WHERE kernels != '[]'",
+    ),
 )
 VERSION = len(_MIGRATIONS)
 _DAY_S = 86400.0

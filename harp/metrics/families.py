@@ -175,7 +175,9 @@ DEVICE_THROTTLED = _counter(
     _GPU,
 )
 DEVICE_LAUNCHES = _counter(
-    "harp_device_kernel_launches_total", "Kernels launched by tenants since harpd started.", _GPU
+    "harp_device_kernel_launches_total",
+    "Kernels, graphs (one each), copies and fills that tenants launched since harpd started.",
+    _GPU,
 )
 DEVICE_DENIED = _counter(
     "harp_device_oom_denied_total", "Allocations refused to tenants since harpd started.", _GPU
@@ -275,7 +277,10 @@ GRANT_QUEUED = _gauge(
     _GRANT,
 )
 GRANT_LAUNCHES = _counter(
-    "harp_grant_kernel_launches_total", "Kernels that the tenant launched.", _GRANT
+    "harp_grant_kernel_launches_total",
+    "Kernels, graphs (one each), copies and fills that the tenant launched; by kernel:"
+    " harp_grant_kernel_runs_total.",
+    _GRANT,
 )
 GRANT_DENIED = _counter("harp_grant_oom_denied_total", "Allocations refused to the tenant.", _GRANT)
 GRANT_SWAP = _gauge(

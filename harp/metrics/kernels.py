@@ -4,7 +4,8 @@
 Names are a program's, so they are bounded: of a tenant the largest few have series of their own,
 all others are "(other)". Who has one keeps it until another has twice its time. What goes to
 "(other)" is what a name does while it has none: so each series only grows, and whoever comes to
-have one begins with all it did before.
+have one begins with all it did before. And over a tenant's life so many names had series at most:
+one that makes up new ones for ever has no more of them, and all later ones are "(other)".
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from harp.profile import OTHER, Kernel, Profile
 __all__ = ["KERNELS", "KernelsSeen", "Tops", "kernel_samples"]
 
 _NS = 1e9
+#: names of a tenant's that may have a series at some time; no setting of how many at once is larger
+_EVER = 64
 _NAMED = (*TENANT_LABELS, "kernel")
 
 
@@ -64,6 +67,7 @@ class _Top:
     named: list[str] = field(default_factory=list)
     seen: dict[str, Kernel] = field(default_factory=dict)
     other: Kernel = _NONE
+    shown: set[str] = field(default_factory=set)  #: had a series at some time
 
 
 class Tops:
@@ -71,10 +75,12 @@ class Tops:
 
     Args:
         most: of a tenant; 0: none, and no series of theirs at all.
+        ever: of a tenant, over its life.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, ever: int = _EVER) -> None:
         self._most = most
+        self._ever = ever
         self._of: dict[str, _Top] = {}
 
     def keep(self, keys: Iterable[str]) -> None:
@@ -89,14 +95,17 @@ class Tops:
         top = self._of.setdefault(key, _Top())
         now = {kernel.name: kernel for kernel in profile.kernels}
         own = [kernel for kernel in profile.kernels if kernel.name != OTHER]
-        named = [now[name] for name in top.named if name in now]
-        rest = sorted((k for k in own if k.name not in top.named), key=_largest)
-        while rest and len(named) < self._most:
-            named.append(rest.pop(0))
-        named.sort(key=_largest)
-        while rest and rest[0].ns > 2 * named[-1].ns:
-            named[-1] = rest.pop(0)
+        named = sorted((now[name] for name in top.named if name in now), key=_largest)
+        for kernel in sorted((k for k in own if k.name not in top.named), key=_largest):
+            if kernel.name not in top.shown and len(top.shown) >= self._ever:
+                continue
+            if len(named) == self._most:
+                if kernel.ns <= 2 * named[-1].ns:
+                    break
+                named.pop()
+            named.append(kernel)
             named.sort(key=_largest)
+            top.shown.add(kernel.name)
         top.named = [kernel.name for kernel in named]
         for name, kernel in now.items():
             before = top.seen.get(name)

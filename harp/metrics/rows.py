@@ -125,7 +125,7 @@ _DEVICES = Row(
         _one("Memory in use", f.DEVICE_MEMORY_USED, _GPU, _ON, "bytes"),
         _one("Memory leased", f.DEVICE_MEMORY_LEASED, _GPU, _ON, "bytes"),
         _one("Waiting for a turn", f.DEVICE_THROTTLED, _GPU, _ON, "s"),
-        _one("Kernel launches", f.DEVICE_LAUNCHES, _GPU, _ON, "ops"),
+        _one("Launches and copies", f.DEVICE_LAUNCHES, _GPU, _ON, "ops"),
         _one("Allocations refused", f.DEVICE_DENIED, _GPU, _ON, "ops"),
         _one("Processes without a session", f.DEVICE_UNCOVERED, _GPU, _ON),
         Panel(
@@ -181,7 +181,7 @@ _WORKLOAD = Row(
             text=f.GRANT_CREDIT.text,
         ),
         _one("Processes at work", f.GRANT_OPEN_GATES, _GRANT, _WHO),
-        _one("Kernel launches", f.GRANT_LAUNCHES, _GRANT, _WHO, "ops"),
+        _one("Launches and copies", f.GRANT_LAUNCHES, _GRANT, _WHO, "ops"),
         _one("Allocations refused", f.GRANT_DENIED, _GRANT, _WHO, "ops"),
         Panel(
             "Kernels",

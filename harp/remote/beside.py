@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import selectors
@@ -14,7 +15,7 @@ from typing import IO
 from harp.errors import NativeError
 from harp.native import NativeDir, scrub
 
-__all__ = ["beside"]
+__all__ = ["beside", "said_by"]
 
 #: until harp-link listens, and until it has ended
 _NEAR_S = 10.0
@@ -78,6 +79,19 @@ def beside(
             process.kill()
             process.wait()
         process.stdout.close()
+
+
+async def said_by(
+    link: subprocess.Popen[bytes],
+) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
+    """What harp-link says, and its sessions, to be read to the end though the block above ends."""
+    assert link.stdout is not None
+    reader = asyncio.StreamReader()
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader),
+        os.fdopen(os.dup(link.stdout.fileno()), "rb", buffering=0),
+    )
+    return reader, pipe
 
 
 def _says(pipe: IO[bytes], within_s: float) -> bool:

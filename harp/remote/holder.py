@@ -203,19 +203,23 @@ class Holder:
         return not gone.hold.over
 
     async def hear(self, reader: asyncio.StreamReader) -> None:
-        """Follow what harp-link says of its sessions, until it ends."""
-        while line := await reader.readline():
-            word, _, session_id = line[:_LINE_BYTES].decode(errors="replace").strip().partition(" ")
-            if word == WORD:
-                self.traffic.heard(session_id)
-            elif word == "ended":
+        """Follow what harp-link says of its sessions, until it ends; then nobody says more."""
+        said_of = set[str]()
+        try:
+            while line := await reader.readline():
+                word, _, rest = line[:_LINE_BYTES].decode(errors="replace").strip().partition(" ")
+                if word == WORD and self.traffic.heard(rest):
+                    said_of.add(rest.split()[0])
+                elif word == "ended":
+                    self.traffic.ended(rest)
+                    said_of.discard(rest)
+                if self._held is not None and word == "taken":
+                    self._step(self._held, Taken(rest))
+                elif self._held is not None and word == "ended":
+                    self._step(self._held, Ended(rest))
+        finally:
+            for session_id in said_of:
                 self.traffic.ended(session_id)
-            if self._held is None:
-                continue
-            if word == "taken":
-                self._step(self._held, Taken(session_id))
-            elif word == "ended":
-                self._step(self._held, Ended(session_id))
 
     async def _keep_time(self) -> None:
         while True:

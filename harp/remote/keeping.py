@@ -43,7 +43,7 @@ from harp.keep_wire import (
 )
 from harp.native import NativeDir
 from harp.remote.addresses import addresses
-from harp.remote.beside import beside
+from harp.remote.beside import beside, said_by
 from harp.remote.holder import Holder
 from harp.remote.offers import Offers
 from harp.remote.renewing import Told, again_and_again
@@ -57,6 +57,8 @@ __all__ = ["Keeper", "Pool"]
 
 _log = structlog.get_logger(__name__)
 _HEAR_S = 5.0
+#: sessions end behind harp-link, and say what they carried
+_LAST_S = 2.0
 #: what a tenant at the node may be called
 _NAME_CHARS = 64
 
@@ -283,19 +285,18 @@ class Keeper:
         """From harp-link's begin to its end; what is in the way of the first lease is `taken`'s."""
         try:
             async with (
-                self._beside(sessions, socket) as (kept.link, reader),
+                self._beside(sessions, socket, kept.holder) as (kept.link, hearing),
                 kept.holder.running(),
             ):
                 beside_it = {
-                    "link": asyncio.create_task(kept.holder.hear(reader)),
                     "end": asyncio.create_task(kept.end.wait()),
                     "take": (take := asyncio.create_task(kept.holder.take())),
                 }
                 try:
-                    await _first({*beside_it.values()})
+                    await _first({hearing, *beside_it.values()})
                     if take.done():
                         taken.set_result(take.result())
-                        await _first({beside_it["link"], beside_it["end"]})
+                        await _first({hearing, beside_it["end"]})
                     if not kept.end.is_set():
                         raise NativeError("harp-link has ended", "it is begun again when asked for")
                 finally:
@@ -315,9 +316,9 @@ class Keeper:
 
     @contextlib.asynccontextmanager
     async def _beside(
-        self, sessions: Path, socket: Path
-    ) -> AsyncIterator[tuple[int, asyncio.StreamReader]]:
-        """harp-link; to wait for its begin and its end may take seconds, which others do not."""
+        self, sessions: Path, socket: Path, holder: Holder
+    ) -> AsyncIterator[tuple[int, asyncio.Task[None]]]:
+        """harp-link, and who hears it; to wait for begin and end may take seconds, not others'."""
         with contextlib.ExitStack() as stack:
             made = beside(
                 self._native,
@@ -334,14 +335,15 @@ class Keeper:
         try:
             # Any user of the container may be who uses the GPU; on the host its box is root's.
             await asyncio.to_thread(socket.chmod, 0o666)
-            reader = asyncio.StreamReader()
-            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader), link.stdout
-            )
+            reader, pipe = await said_by(link)
+            hearing = asyncio.create_task(holder.hear(reader))
             try:
-                yield link.pid, reader
+                yield link.pid, hearing
             finally:
-                transport.close()
+                await asyncio.to_thread(leaving.close)
+                await asyncio.wait([hearing], timeout=_LAST_S)
+                hearing.cancel()
+                pipe.close()
         except OSError as error:
             raise NativeError(f"harp-link's socket: {error}", "see the log") from error
         finally:

@@ -126,15 +126,23 @@ def is_on(grant: Path) -> Path | None:
     return found[0] if found else None
 
 
-def told(grant: Path) -> tuple[Path, str] | None:
-    """The file of the trace that is wanted, and what it is known by; None: none is."""
+def told(grant: Path, uid: int | None = None) -> tuple[Path, str] | None:
+    """The file of the trace that is wanted, and what it is known by; None: none is.
+
+    Args:
+        grant: the folder.
+        uid: who may have wanted it, besides root; None: anybody.
+    """
     try:  # the folder is its tenant's, who may have put anything there
         fd = os.open(grant / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or (
+                uid is not None and found.st_uid not in (0, uid)
+            ):
                 return None
             text = file.read(_TEXT_BYTES)
-    except OSError:
+    except (OSError, ValueError):  # no name of a file at all
         return None
     said = dict(line.split(b"=", 1) for line in text.splitlines() if b"=" in line)
     if b"file" not in said:

@@ -268,8 +268,6 @@ def time_c(functions: Sequence[Function]) -> str:
         if launch and blocks != "1":
             local.insert(0, f"    uint64_t blocks = {blocks};")
             size = "blocks"
-        if launch and not fast and f.gate is not Gate.GRAPH_LAUNCH:
-            fast = "row != NULL && "
         lines += [
             f"{f.ret} harp_hook_{s.name}({s.args})",
             "{",

@@ -114,7 +114,7 @@ CUresult harp_hook_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *laun
     uint64_t blocks = (uint64_t)launchParamsList->gridDimX * (uint64_t)launchParamsList->gridDimY *
                       (uint64_t)launchParamsList->gridDimZ;
     struct harp_profile_row *row = harp_local_row(launchParamsList->function);
-    if (row != NULL && harp_time_open(on, HARP_WORK_COMPUTE)) {
+    if (harp_time_open(on, HARP_WORK_COMPUTE)) {
         harp_profile_launched(row, blocks);
         return HARP_REAL(cuLaunchCooperativeKernelMultiDevice)(launchParamsList, numDevices, flags);
     }

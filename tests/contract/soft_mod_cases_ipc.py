@@ -44,7 +44,7 @@ def say(*handles: Handle) -> None:
 def exporter(d: Driver) -> None:
     """The other program: gives names away, then does what it is told, line by line."""
     data = np.arange(N, dtype="f4")
-    large, small = d.alloc(5_000_000), d.up(data)
+    large, small = d.alloc(5_000_000), d.up_now(data)  # who gets the name waits for nothing here
     event = d.event(INTERPROCESS)
     names = [Handle(), Handle(), Handle()]
     d.ok("cuIpcGetMemHandle", c.byref(names[0]), large)

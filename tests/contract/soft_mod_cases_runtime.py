@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of what kernels call of the device's runtime: its heap, and barriers of the whole grid.
-
-And of grids that meet without it.
-"""
+"""Cases of what kernels call of the device's runtime: its heap, and barriers of the whole grid."""
 
 from __future__ import annotations
 
 import ctypes as c
+import os
+import resource
+from pathlib import Path
 
 import numpy as np
 from soft_mod_cases_context import limit
@@ -22,6 +22,7 @@ from soft_mod_driver import (
 )
 
 MIB = 1 << 20
+OUT_OF_MEMORY = 2
 HEAP = 2  # CU_LIMIT_MALLOC_HEAP_SIZE
 UNDEFINED = "what CUDA leaves undefined"
 
@@ -117,17 +118,6 @@ NONE:
     st.global.u64 [%p], -1;""",
         ),
         kernel("meet", f"{HANDLE} {MEET} st.global.u64 [%p], 1;"),
-        # all blocks arrive at out[0], and look by exchanging n for n whether the others have
-        kernel(
-            "arrive",
-            """
-    setp.ne.u32 %q0, %r2, 0; @%q0 ret;
-    ld.param.u64 %d3, [out]; cvt.u32.u64 %r5, %d2;
-    atom.global.add.u32 %r4, [%d3], 1;
-WAIT:
-    atom.global.cas.b32 %r4, [%d3], %r5, %r5; setp.ne.u32 %q1, %r4, %r5; @%q1 bra WAIT;
-    st.global.u32 [%p+4], 1;""",
-        ),
         # block 0 does not come
         kernel("most_meet", f"setp.eq.u32 %q0, %r0, 0; @%q0 ret; {HANDLE} {MEET}"),
     )
@@ -149,6 +139,10 @@ def together(d: Driver, name: str, out: c.c_uint64, n: int, *shape: int) -> None
 
 def words(d: Driver, count: int) -> c.c_uint64:
     return d.up_now(np.zeros(count, "u8"))
+
+
+def address_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @case
@@ -186,6 +180,26 @@ def a_full_heap_gives_nothing(d: Driver) -> None:
         assert d.down(one, 1, "u8")[0] == 0
     d.fails(INVALID_VALUE, "cuCtxSetLimit", HEAP, c.c_size_t(2 * MIB))  # too late
     assert limit(d, HEAP) == MIB
+
+
+@case(only=SOFTWARE, why="takes the software GPU's own memory away")
+def a_heap_that_could_not_be_had_may_be_smaller(d: Driver) -> None:
+    out = words(d, 1)
+    take = d.function(d.module(KERNELS), "take")
+    start(d, "ring", out, 1, 1, 1)  # threads begun
+    d.ok("cuFuncLoad", take)
+    d.ok("cuCtxSetLimit", HEAP, c.c_size_t(2 << 30))
+    d.sync()
+    params = Params(out, c.c_uint64(64))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_bytes() + (64 << 20), limits[1]))
+    result = d.try_launch(take, params)
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert result == OUT_OF_MEMORY
+    d.ok("cuCtxSetLimit", HEAP, c.c_size_t(MIB))
+    d.launch(take, params)
+    assert d.down(out, 1, "u8")[0] != 0
+    d.fails(INVALID_VALUE, "cuCtxSetLimit", HEAP, c.c_size_t(2 * MIB))  # too late
 
 
 @case
@@ -266,17 +280,6 @@ def grids_meet(d: Driver) -> None:
     together(d, "ring", out, 1, 1, threads)  # one block is a grid, too
     first = data[:threads]
     np.testing.assert_array_equal(d.down(out, threads, "u8"), first + np.roll(first, -1))
-
-
-@case
-def blocks_that_wait_are_joined_by_those_they_wait_for(d: Driver) -> None:
-    """However they look at memory, and in a plain launch: its blocks are all resident."""
-    for blocks in (3, 96):
-        out = words(d, blocks * 32)
-        start(d, "arrive", out, blocks, blocks, 32)
-        got = d.down(out, blocks * 32 * 2, "u4")
-        assert got[0] == blocks
-        assert (got[1::64] == 1).all()
 
 
 @case

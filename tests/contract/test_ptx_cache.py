@@ -148,12 +148,13 @@ def test_damaged_file_is_compiled_again(how: str, tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o500
 
 
-def test_folder_that_others_may_move_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_folder_that_others_may_move_is_refused(mode: int, tmp_path: Path) -> None:
     """Between a look at it and its use it could be another's."""
     above = tmp_path / "above"
     folder = above / "mine" / "cache"
     folder.mkdir(parents=True, mode=0o700)
-    above.chmod(0o777)
+    above.chmod(mode)
     out = ptxc("compile", "--kernel", "k", "--cache", str(folder), text=TEXT)
     assert out.returncode == 6
     assert "a folder above" in out.stderr
@@ -163,8 +164,23 @@ def test_folder_that_others_may_move_is_refused(tmp_path: Path) -> None:
     out = ptxc("compile", "--kernel", "k", text=TEXT, env=env)
     assert out.stdout.startswith(f"/tmp/harp-ptx-{os.geteuid()}/")
     Path(out.stdout.strip()).unlink()
-    above.chmod(0o1777)
+    above.chmod(mode | 0o1000)
     compile_ptx(TEXT, "k", folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files to another user")
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_folder_in_another_users_is_refused(mode: int, tmp_path: Path) -> None:
+    """A folder's owner may rename what lies in it, sticky or not."""
+    above = tmp_path / "above"
+    folder = above / "cache"
+    folder.mkdir(parents=True, mode=0o700)
+    above.chmod(mode)
+    compile_ptx(TEXT, "k", folder)
+    os.chown(above, 65534, 65534)
+    out = ptxc("compile", "--kernel", "k", "--cache", str(folder), text=TEXT)
+    assert out.returncode == 6
+    assert "a folder above is another user's" in out.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files to another user")

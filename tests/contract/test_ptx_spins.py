@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ptx_harness import DONE, HEAD, Device, entry, load, pointers, ptxc
 
-GRID_SYNC = 2
+GRID_SYNC, WAITS = 2, 16
 ALONE, GIVES_WAY, ALL_BLOCKS = range(3)
 
 
@@ -112,6 +112,27 @@ LOOPS = {
         "{next} @%q0 bra L;",
         ALL_BLOCKS,
     ),
+    "waits by way of the carry flag": Loop(
+        "ld.volatile.global.u32 %r1, [%p0]; sub.cc.u32 %r2, %r1, 1; subc.u32 %r3, 0, 0;\n"
+        "setp.ne.u32 %q0, %r3, 0; @%q0 bra L;",
+        ALL_BLOCKS,
+    ),
+    "skips what sets the carry flag": Loop(
+        "ld.volatile.global.u32 %r1, [%p0]; setp.eq.u32 %q1, %r1, 0; @%q1 bra M;\n"
+        "add.cc.u32 %r2, %r9, -1;\nM: addc.u32 %r3, 0, 0;\n"
+        "setp.ne.u32 %q0, %r3, 0; @%q0 bra L;",
+        ALL_BLOCKS,
+    ),
+    "carries what it does not look at": Loop(
+        "ld.volatile.global.u32 %r1, [%p0]; sub.cc.u32 %r2, %r9, 1; subc.u32 %r3, 0, 0;\n"
+        "{next} @%q0 bra L;",
+        ALONE,
+    ),
+    "waits for memory": Loop(
+        "{{ .param .b64 n; .param .b64 p; st.param.b64 [n], 64; call.uni (p), malloc, (n);\n"
+        "ld.param.b64 %d1, [p]; }} setp.eq.u64 %q0, %d1, 0; @%q0 bra L;",
+        GIVES_WAY,
+    ),
     "jumps by a table": Loop(
         "ld.volatile.global.u32 %r1, [%p0]; and.b32 %r1, %r1, 1; brx.idx %r1, T;\nM:",
         ALL_BLOCKS,
@@ -125,7 +146,8 @@ def text_of(body: str) -> str:
     code = f"T: .branchtargets L, M;\nL: {body.format(next=NEXT)}"
     if "brx" not in body:
         code = code.split("\n", 1)[1]
-    return HEAD + ".shared .align 4 .u32 s;\n" + entry("k", 1, code, regs)
+    top = ".extern .func (.param .b64 p) malloc(.param .b64 n);\n"
+    return HEAD + top + ".shared .align 4 .u32 s;\n" + entry("k", 1, code, regs)
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -138,6 +160,7 @@ def test_loops_that_wait(name: str) -> None:
     flags = re.search(r"\.flags = (\d+)u", code)
     assert flags is not None
     assert bool(int(flags[1]) & GRID_SYNC) == (kind == ALL_BLOCKS)
+    assert bool(int(flags[1]) & WAITS) == (kind != ALONE)
     if kind == ALONE:
         assert "#define RT_FIBERS 0" in out.stdout
 

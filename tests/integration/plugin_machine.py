@@ -114,6 +114,7 @@ class Node:
         uid: int = 0,
         env: Mapping[str, str] | None = None,
         setup: str = "",
+        program: Path = PROGRAM,
     ) -> subprocess.Popen[str]:
         """Start a program as a runtime would: what Allocate said is mounted.
 
@@ -123,6 +124,7 @@ class Node:
             uid: who it runs as.
             env: in place of the environment that Allocate said.
             setup: shell commands after the mounts.
+            program: in Python; its argument is `mib`.
         """
         lines = ["mount -t tmpfs -o mode=755 box /opt", "umask 022"]
         for mount in given.mounts:
@@ -132,7 +134,7 @@ class Node:
             lines += [f"mount --bind {host} {inside}"]
             if mount.read_only:
                 lines += [f"mount -o remount,bind,ro {inside}"]
-        lines += [f"cp {PROGRAM} /opt/program.py", "chmod 755 /opt/program.py", "cd /", setup]
+        lines += [f"cp {program} /opt/program.py", "chmod 755 /opt/program.py", "cd /", setup]
         # The interpreter may lie where that user does not get.
         lines += ["mkdir /opt/python", f"mount --bind {sys.base_prefix} /opt/python"]
         told = dict(given.envs) if env is None else dict(env)

@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.integration.machine import ROOT, wait_for
 
 #: native/soft/ptxc/service.h
-MAGIC, VERSION, ABI, BUSY = 0x43545048, 1, 2, 8
+MAGIC, VERSION, ABI, BUSY = 0x43545048, 1, 3, 8
 REQUEST, REPLY = struct.Struct("<IIIIQII"), struct.Struct("<IIIIQ")
 PIECE = 64 << 10
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,7 +17,7 @@ from shim_world import MIB, build_fake
 
 from harp.lease_wire import Msg, Op
 
-__all__ = ["UUID", "Client", "Script", "client"]
+__all__ = ["UUID", "Client", "Script", "client", "program"]
 
 UUID = b"fake-device-0001"
 
@@ -136,3 +137,28 @@ def client(native_dir: Path, folder: Path, *command: object, **more: str) -> Ite
                 script.link.close()
             process.kill()
             process.communicate()
+
+
+#: launch(us) and copy(kib), on the first device
+COPIES = """
+import ctypes as C
+cuda = C.CDLL("libcuda.so.1")
+contexts = []
+assert cuda.cuInit(0) == 0
+stream = C.c_void_p()
+for dev in range(DEVICES):
+    contexts.append(C.c_void_p())
+    assert cuda.cuCtxCreate_v2(C.byref(contexts[-1]), 0, dev) == 0
+assert cuda.cuCtxSetCurrent(contexts[0]) == 0
+assert cuda.cuStreamCreate(C.byref(stream), 1) == 0
+buffer = C.create_string_buffer(1 << 20)
+def launch(us=100, stream=stream):
+    assert cuda.cuLaunchKernel(None, us, 1, 1, 1, 1, 1, 0, stream, None, None) == 0
+def copy(kib=100, stream=stream):
+    assert cuda.cuMemcpyHtoDAsync_v2(1 << 40, buffer, C.c_size_t(kib << 10), stream) == 0
+"""
+
+
+def program(code: str, devices: int = 1) -> tuple[str, str, str]:
+    """What runs `code` after the calls above are there, in a context on each device."""
+    return sys.executable, "-c", COPIES.replace("DEVICES", str(devices)) + code

@@ -80,6 +80,8 @@ class World:
         self.more = tuple(more)
         self.devices: list[int] = []
         self.sockets: dict[str, socket.socket] = {}
+        #: descriptors that the arbiter is told along with sockets
+        self.pages: dict[str, int] = {}
         self.tenants: dict[str, int] = {}
         self.limits: dict[str, dict[str, int]] = {}
         self.started: list[subprocess.Popen[str]] = []
@@ -177,7 +179,7 @@ class World:
             tenant=tenant,
             uid=os.getuid(),
             text=name,
-            fds=[self.sockets[name].fileno()],
+            fds=[self.sockets[name].fileno(), *([self.pages[name]] if name in self.pages else [])],
         )
         self.tenants[name] = answers[-1].tenant
         limits = self.limits[name]

@@ -107,6 +107,39 @@ def test_a_folder_that_others_may_write_to_is_not_looked_in(world: World, entry:
     world.run(2, 10, between=SOME)
 
 
+@pytest.mark.usefixtures("entry")
+def test_a_folder_that_others_may_move_is_not_looked_in(world: World) -> None:
+    (world.folder / "cache/harp").chmod(0o770)
+    world.run(2, 10, between=SOME)
+
+
+SWAP = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+void *dlopen(const char *path, int flags)
+{
+    void *(*real)(const char *, int) = (void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen");
+    if (path && (strstr(path, "harp/ptx") || strstr(path, "/proc/self/fd")))
+        rename(getenv("SWAP_FROM"), getenv("SWAP_TO"));
+    return real(path, flags);
+}
+"""
+
+
+def test_what_was_looked_at_is_what_is_loaded(world: World, entry: Path) -> None:
+    """Another takes the entry's place between the look at it and its use."""
+    source, library, other = (world.folder / name for name in ("swap.c", "swap.so", "other.so"))
+    source.write_text(SWAP)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    _compile(world, PTX.replace("1664525", "1664527"), "mix").rename(other)
+    world.env |= {"LD_PRELOAD": str(library), "SWAP_FROM": str(other), "SWAP_TO": str(entry)}
+    world.run(2, 10, between=NONE)
+    assert not other.exists()
+
+
 def _compile(world: World, ptx: str, kernel: str) -> Path:
     """The fast form, put where programs look."""
     folder = world.folder / "cache/harp/ptx"

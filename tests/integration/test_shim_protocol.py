@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from shim_script import UUID, Client, Script, client
+from shim_script import UUID, Client, Script, client, program
 from shim_world import MIB, compile_c
 
 from harp.lease_wire import Msg, Op
@@ -191,29 +191,6 @@ while time.monotonic() < end:
         assert 20 < events <= 2 * 200 + 20, "more than a pair in 10 ms"
 
 
-COPIES = """
-import ctypes as C
-cuda = C.CDLL("libcuda.so.1")
-contexts = []
-assert cuda.cuInit(0) == 0
-stream = C.c_void_p()
-for dev in range(DEVICES):
-    contexts.append(C.c_void_p())
-    assert cuda.cuCtxCreate_v2(C.byref(contexts[-1]), 0, dev) == 0
-assert cuda.cuCtxSetCurrent(contexts[0]) == 0
-assert cuda.cuStreamCreate(C.byref(stream), 1) == 0
-buffer = C.create_string_buffer(1 << 20)
-def launch(us=100, stream=stream):
-    assert cuda.cuLaunchKernel(None, us, 1, 1, 1, 1, 1, 0, stream, None, None) == 0
-def copy(kib=100, stream=stream):
-    assert cuda.cuMemcpyHtoDAsync_v2(1 << 40, buffer, C.c_size_t(kib << 10), stream) == 0
-"""
-
-
-def program(code: str, devices: int = 1) -> tuple[str, str, str]:
-    return sys.executable, "-c", COPIES.replace("DEVICES", str(devices)) + code
-
-
 @pytest.mark.parametrize("lanes", [0, 1, 2])
 def test_copies_have_a_lane_where_the_arbiter_has(
     native_dir: Path, tmp_path: Path, lanes: int
@@ -302,6 +279,26 @@ while time.monotonic() < end:
         # once when the lane opens, and once for each sample, however fast the machine is
         assert slow < 500, (launches, slow)
         assert launches > 10 * 500
+
+
+def test_launches_on_several_devices_have_a_fast_path(native_dir: Path, tmp_path: Path) -> None:
+    """They waited for a row of their function, which only other launches give it."""
+    code = """
+class Params(C.Structure):
+    _fields_ = [("function", C.c_char_p), ("grid", C.c_uint * 3), ("block", C.c_uint * 3),
+                ("shared", C.c_uint), ("stream", C.c_void_p), ("params", C.c_void_p)]
+one = Params(b"together", (1, 1, 1), (1, 1, 1), 0, stream, None)
+for _ in range(5000):
+    assert cuda.cuLaunchCooperativeKernelMultiDevice(C.byref(one), 1, 0) == 0
+"""
+    with client(native_dir, tmp_path, *program(code)) as made:
+        script = made.arbiter()
+        script.until(Op.WANT_TIME)
+        script.say(op=Op.OPEN_GATE, epoch=EPOCH)
+        assert made.process.wait(20) == 0
+        launches, slow = slow_calls(made.log)
+        assert launches == 5000
+        assert slow < 500, slow  # once, and once for each sample
 
 
 TOTAL = """

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "soft/ptxc/ptx_rt.h"
 #include "soft/ptxc/service.h"
 
 static uint64_t state;
@@ -140,7 +141,7 @@ int main(void)
     time_t until = time(NULL) + (seconds ? atoi(seconds) : 2);
     struct ptxc_request asked = {.magic = PTXC_MAGIC,
                                  .version = PTXC_VERSION,
-                                 .abi = 2,
+                                 .abi = PTX_RT_ABI,
                                  .sm = 90,
                                  .text_bytes = 5,
                                  .kernel_bytes = 6};

@@ -500,6 +500,12 @@ CUresult cuLaunchKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned
     return run(s, gx * 1000ull);
 }
 
+CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *one, unsigned int n,
+                                              unsigned int flags)
+{
+    return cuLaunchKernel(one->function, one->gridDimX, 1, 1, 1, 1, 1, 0, one->hStream, NULL, NULL);
+}
+
 /* Whoever wants names gives them as handles. */
 CUresult cuFuncGetName(const char **name, CUfunction f)
 {

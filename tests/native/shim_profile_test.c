@@ -99,6 +99,18 @@ static void predicted(void)
     CHECK(a->predicted_launches == 10 && a->predicted_ns == 12000);
 }
 
+/* Without a page nothing is added to what all threads of the process would write. */
+static void nobodys(void)
+{
+    static const struct harp_profile_row nothing;
+    struct harp_profile_row *rows[] = {&harp_profile_none};
+    const uint64_t weight[] = {1};
+    harp_profile_launched(&harp_profile_none, 3);
+    harp_profile_launched(NULL, 3);
+    harp_profile_measured(rows, weight, 1, 10);
+    CHECK(memcmp(&harp_profile_none, &nothing, sizeof nothing) == 0);
+}
+
 static void *writer(void *name)
 {
     for (unsigned i = 0; i < EACH; i++) {
@@ -137,6 +149,7 @@ int main(void)
     full();
     measured();
     predicted();
+    nobodys();
     several();
     puts("ok");
     return 0;

@@ -7,7 +7,7 @@ file(GLOB softmod_sources ${CMAKE_SOURCE_DIR}/soft/gpu/module*.c ${CMAKE_SOURCE_
 add_library(softmod_test OBJECT ${softmod_sources})
 target_link_libraries(softmod_test PUBLIC harp_options harp_sanitize)
 foreach(name fuzz image graph graphmem join lanes launch scarce unpack)
-  add_executable(test_softmod_${name} softmod_${name}.c $<TARGET_OBJECTS:ptx_index>)
+  add_executable(test_softmod_${name} softmod_${name}.c $<TARGET_OBJECTS:ptx_index> $<TARGET_OBJECTS:ptxc_find>)
   target_link_libraries(test_softmod_${name} PRIVATE softmod_test soft_core_test m dl pthread)
   add_test(NAME softmod_${name} COMMAND test_softmod_${name})
   set_tests_properties(softmod_${name} PROPERTIES TIMEOUT 240

@@ -16,7 +16,7 @@ from harp.daemon.link import ArbiterLink
 from harp.daemon.owners import Wish
 from harp.daemon.store import Store
 from harp.lease_admin import ArbiterRefused
-from harp.lease_wire import GRANT_OVERSUBSCRIBE, Msg, Op
+from harp.lease_wire import GRANT_OVERSUBSCRIBE, VERSION, Msg, Op
 from harp.model import Device, DeviceKind, Limits, Policy
 
 GIB = 1 << 30
@@ -26,6 +26,11 @@ class FakeArbiter:
     """Keeps grants as the arbiter does; refuses SET_TENANT of device `broken`."""
 
     def __init__(self) -> None:
+        self.version = VERSION
+        #: sockets and pages of a harpd before, which the next one to ask owns
+        self.kept: tuple[dict[int, int], dict[int, int]] = {}, {}
+        #: what came along with the last ADD_TENANT of each: inodes
+        self.along: dict[int, list[int]] = {}
         self.devices: list[bytes] = []
         self.tenants: dict[int, Msg] = {}
         #: {(tenant, dev): its SET_TENANT}
@@ -37,7 +42,6 @@ class FakeArbiter:
         self.clients: list[Msg] = []
 
     async def request(self, message: Msg, fds: Sequence[int] = ()) -> Msg:
-        del fds
         answer = Msg(op=Op.OK)
         match message.op:
             case Op.ADD_DEVICE:
@@ -47,6 +51,7 @@ class FakeArbiter:
             case Op.ADD_TENANT:
                 number = message.tenant or 1 + max(self.tenants, default=0)
                 self.tenants[number] = message
+                self.along[number] = [os.fstat(fd).st_ino for fd in fds]
                 answer = answer._replace(tenant=number)
             case Op.SET_TENANT:
                 if message.dev == self.broken:
@@ -61,8 +66,9 @@ class FakeArbiter:
                 raise AssertionError(message.op)
         return answer
 
-    async def sockets(self) -> dict[int, int]:
-        return {}
+    async def sockets(self) -> tuple[dict[int, int], dict[int, int]]:
+        kept, self.kept = self.kept, ({}, {})
+        return kept
 
     async def snapshot(self) -> list[Msg]:
         rows = [

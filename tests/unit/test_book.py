@@ -196,6 +196,12 @@ def test_a_tenant_that_stands_is_told_of_though_the_arbiter_went(
         double._pools = SimpleNamespace(acts=lambda _wish: False, began=lambda _tenant: None)
         monkeypatch.setattr(book, "create", create)
         request = pb.CreateTenantRequest(name="t", gpu="0", root_pid=os.getpid(), grant_dir="/g")
+        odd = pb.CreateTenantRequest(name="t", root_pid=os.getpid(), grant_dir="/g\0h")
+        deposit.fd = os.open(os.devnull, os.O_RDONLY)
+        with pytest.raises(ConfigError, match="no name of a grant's folder"):
+            await service._create_tenant(odd, 0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(deposit.fd)
         reply = await service._create_tenant(request, 0)
         assert reply.tenant.name == "t"
         assert [t.name for t in book.tenants.values()] == begun == ["t"]

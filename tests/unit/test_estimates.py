@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -53,6 +54,7 @@ class FakeHistory:
     def __init__(self) -> None:
         self.kept: list[Run] = []
         self.kernels: tuple[tuple[str, int, float], ...] = ()
+        self.threads: set[int] = set()  #: that waited for what it knows of kernels
 
     def add(self, run: Run) -> Run:
         self.kept.append(replace(run, number=len(self.kept) + 1))
@@ -67,6 +69,7 @@ class FakeHistory:
         return (run for run in self.kept if run.number > since_number)
 
     def kernels_of(self, job: Job) -> tuple[tuple[str, int, float], ...]:
+        self.threads.add(threading.get_ident())
         return self.kernels if job.user == f"u{MINE}" else ()
 
     def latest(self, limit: int, user: str = "") -> list[Run]:
@@ -100,7 +103,7 @@ class World:
         return run
 
     def ask(self, uid: int = MINE, **request: Any) -> pb.EstimateReply:
-        return self.estimates.estimate(pb.EstimateRequest(**request), uid)
+        return asyncio.run(self.estimates.estimate(pb.EstimateRequest(**request), uid))
 
     def add(self, request: pb.AddRunsRequest, uid: int) -> pb.AddRunsReply:
         return asyncio.run(self.estimates.add(request, uid))
@@ -280,5 +283,7 @@ def test_its_last_run_s_kernels_are_named_to_who_ran_it(world: World) -> None:
     world.history.kernels = (("gemm", 30, 1.5), ("(other)", 4, 0.5))
     assert world.ask(command=COMMAND, explain=True).explained[-1] == line
     assert line not in world.ask(THEIRS, command=COMMAND, explain=True).explained
+    assert world.history.threads
+    assert threading.get_ident() not in world.history.threads, "harpd goes on meanwhile"
     world.history.kernels = (("gemm", 30, 0.0),)  # launched, and never measured
     assert not any("kernels" in one for one in world.ask(command=COMMAND, explain=True).explained)

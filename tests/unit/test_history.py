@@ -397,11 +397,25 @@ def test_a_run_s_kernels_are_kept_and_make_no_other_run_of_it(tmp_path: Path) ->
         assert history.kernels_of(replace(mine, shape="another")) == ()
 
 
+def test_who_asks_for_kernels_has_no_run_of_others_looked_at(tmp_path: Path) -> None:
+    with History(tmp_path / "h.db") as history:
+        statements: list[str] = []
+        history._db.set_trace_callback(statements.append)
+        history.kernels_of(ended(1.0).job)
+        history._db.set_trace_callback(None)
+        (statement,) = statements
+        (plan,) = history._db.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        assert plan["detail"] == (
+            "SEARCH run USING INDEX run_kernels (program=? AND shape=? AND user=?)"
+        )
+
+
 def test_a_file_without_kernels_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "h.db"
     with History(path) as history:
         old = history.add(ended(1.0))
         history.keep({"1@2": "{}"}, 5.0)
+        history._db.execute("DROP INDEX run_kernels")
         history._db.execute("ALTER TABLE run DROP COLUMN kernels")
         history._db.execute("PRAGMA user_version = 1")
     with pytest.raises(HistoryError, match="has version 1"):

@@ -34,6 +34,7 @@ from harp.keep_wire import (
     Release,
     Released,
 )
+from harp.metrics import Carried
 from harp.model import Limits
 from harp.native import NativeDir
 from harp.procs import read
@@ -57,6 +58,19 @@ os.write(1, b"ready\\n")
 while True:
     signal.pause()
 """
+#: has a session that says what it carried, and again when the listener has ended
+CARRIES = LINK.replace(
+    "while True:",
+    """here = os.getpid()
+if os.fork() == 0:
+    os.write(1, b"traffic s 10 1 0\\n")
+    while os.getppid() == here:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.write(1, b"traffic s 30 2 0\\n")
+    sys.exit()
+while True:""",
+).replace("import os,", "import os, time,")
 LIMITS = Limits(share_ppm=100_000, limit_ppm=100_000)
 
 
@@ -94,10 +108,10 @@ def same_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def keeping(
-    folder: Path, who: Who | None = None, base: Path | None = None
+    folder: Path, who: Who | None = None, base: Path | None = None, link: str = LINK
 ) -> AsyncIterator[There]:
     program = folder / "harp-link"
-    program.write_text(LINK.format(python=sys.executable))
+    program.write_text(link.format(python=sys.executable))
     program.chmod(0o700)
     run_dir = folder / "r"
     at = node(base) if base is not None else None
@@ -179,6 +193,18 @@ def test_one_whose_harp_link_has_died_is_given_back(tmp_path: Path) -> None:
         await until(lambda: there.world.room._held == {})
 
     told(tmp_path, ask)
+
+
+def test_what_a_session_says_as_it_ends_is_heard_and_then_it_is_forgotten(tmp_path: Path) -> None:
+    async def ask(there: There) -> None:
+        traffic = there.keeper.traffic
+        await there.hold("a")
+        await until(lambda: traffic.seen().carried == Carried(10, 1))
+        assert await there.keeper.do(Release("a")) == Released(was=True)
+        assert traffic.seen().carried == Carried(30, 2)
+        assert traffic._sessions == {}, "nobody says any more that it has ended"
+
+    told(tmp_path, ask, link=CARRIES)
 
 
 def test_it_says_whether_it_can_be_asked(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_an_arbiter_of_version_1_is_spoken_to_in_it(tmp_path: Path) -> None:
             with pytest.raises(ArbiterError, match="protocol 1, which has no EXPECT") as caught:
                 await client.request(Msg(op=Op.EXPECT))
             assert caught.value.hint == "harp daemon --upgrade"
-            assert await client.sockets() == {}
+            assert await client.sockets() == ({}, {})
             assert [m.op for m in await client.hand_over()] == [Op.SNAP_TENANT]
 
     asyncio.run(scenario())
@@ -259,21 +259,29 @@ def _open_copies(path: Path) -> int:
     return count
 
 
-def test_listening_sockets_come_along_and_are_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [2, lease_wire.VERSION])
+def test_listening_sockets_and_pages_come_along_and_are_ours(tmp_path: Path, version: int) -> None:
     path = tmp_path / "admin.sock"
     heard = asyncio.Event()
 
     async def arbiter(listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         connection, _ = await loop.sock_accept(listening)
-        with connection, (tmp_path / "x").open("w") as file:
+        with connection, (tmp_path / "x").open("w") as file, (tmp_path / "p").open("w") as page:
             await loop.sock_recv(connection, 256)
-            connection.send(Msg(op=Op.OK).pack())
+            connection.send(Msg(op=Op.OK).pack(version))
             asked = Msg.unpack(await loop.sock_recv(connection, 256))
-            assert (asked.op, asked.a) == (Op.SNAPSHOT, 1)
+            assert (asked.op, asked.a) == (Op.SNAPSHOT, 3 if version > 2 else 1)
             for tenant in (1, 2, 1):  # said twice: the later counts, and none is left open
                 row = Msg(op=Op.SNAP_TENANT, tenant=tenant, b=1)
-                socket.send_fds(connection, [row.pack()], [file.fileno()])
+                socket.send_fds(connection, [row.pack(version)], [file.fileno()])
+            for b, fds in ((3, [file, page]), (3, [file, page]), (2, [page]), (3, [file])):
+                row = Msg(op=Op.SNAP_TENANT, tenant=3 if len(fds) > 1 else 4 + b, b=b)
+                there = [f.fileno() for f in fds]
+                socket.send_fds(connection, [row.pack(version)], there)
+            for op, b in ((Op.SNAP_TENANT, 0), (Op.SNAP_USE, 3)):  # nobody says what these are
+                there = [file.fileno(), page.fileno()]
+                socket.send_fds(connection, [Msg(op=op, tenant=9, b=b).pack(version)], there)
             connection.send(Msg(op=Op.OK, seq=asked.seq).pack())
             await heard.wait()
 
@@ -285,13 +293,18 @@ def test_listening_sockets_come_along_and_are_ours(tmp_path: Path) -> None:
             serving = asyncio.create_task(arbiter(listening))
             client = await AdminClient.connect(path, timeout_s=2)
             pump = asyncio.create_task(client.pump())
-            found = await client.sockets()
-            assert sorted(found) == [1, 2]
+            found, pages = await client.sockets()
+            assert sorted(found) == [1, 2, 3, 7]
+            assert sorted(pages) == [3, 6]
             heard.set()
             await serving
             await pump
-            assert _open_copies(tmp_path / "x") == 2, "the one that was said first is left open"
-            for fd in found.values():
+            assert _open_copies(tmp_path / "x") == 4, "the one that was said first is left open"
+            assert _open_copies(tmp_path / "p") == 2
+            assert all(
+                os.fstat(fd).st_ino == (tmp_path / "p").stat().st_ino for fd in pages.values()
+            )
+            for fd in (*found.values(), *pages.values()):
                 assert not os.get_inheritable(fd)
                 os.close(fd)
 

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
+import shutil
+import subprocess
+import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metrics_cases import device, everything, kernels, seen, tenant
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from structlog.testing import capture_logs
 
+import harp.daemon.apart as daemon_apart
 import harp.daemon.profiles as daemon_profiles
+from harp.config import DaemonConfig
 from harp.daemon.profiles import Profiles
 from harp.metrics import DAEMON, GrantSeen, KernelsSeen, Tops, expose, samples
 from harp.metrics.kernels import KERNELS
 from harp.model import Tenant, Use
-from harp.profile import OTHER, Kernel, Profile, make, read_bytes
+from harp.profile import OTHER, SIZE, Kernel, Page, Profile, make, read_bytes
 from harp.trace.control import Wish, tell, untell
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -63,9 +70,12 @@ def test_the_page_s_own_others_are_among_them() -> None:
         max_size=12,
     ),
     st.integers(1, 4),
+    st.integers(4, 8),
 )
-def test_series_only_grow_and_are_so_many(steps: list[dict[str, int]], most: int) -> None:
-    tops = Tops(most)
+def test_series_only_grow_and_are_so_many(
+    steps: list[dict[str, int]], most: int, ever: int
+) -> None:
+    tops = Tops(most, ever)
     total: dict[str, int] = {}
     before: dict[str, Kernel] = {}
     for step in steps:
@@ -78,8 +88,23 @@ def test_series_only_grow_and_are_so_many(steps: list[dict[str, int]], most: int
                 assert all(getattr(kernel, c) >= getattr(before[name], c) for c in COUNTS)
             if name != OTHER:
                 assert kernel.ns == total[name]
+        assert len({*before, *found} - {OTHER}) <= ever
         before |= found  # and what a series said that ended
         assert sum(k.ns for k in before.values()) >= sum(total.values()), "nothing is missing"
+
+
+def test_who_makes_up_names_for_ever_has_no_more_series_than_said() -> None:
+    tops, names = Tops(5), {"a"}
+    tops.see("t", profile(a=500))
+    for step in range(100):
+        made_up = {f"k{step}_{i}": 1000 + i for i in range(5)}
+        found = named(tops.see("t", profile(a=500, **made_up)))
+        names |= found.keys()
+    assert len(names) == 64 + 1
+    shown_ns = 15 * (1004 + 1003 + 1002 + 1001) + 1004 + 1003 + 1002
+    assert found == {"a": 500, OTHER: 100 * 5010 - shown_ns}, "and nothing is missing"
+    (most,) = (f.metadata["key"].high for f in fields(DaemonConfig) if f.name == "metrics_kernels")
+    assert most < 64
 
 
 def test_a_tenant_has_no_more_series_than_said() -> None:
@@ -134,7 +159,7 @@ def launch(grant: Path, name: bytes, launches: int) -> None:
 
 
 def of(grant: Path, number: int = 1) -> Tenant:
-    return replace(tenant(number, "t"), grant_dir=str(grant))
+    return replace(tenant(number, "t"), grant_dir=str(grant), uid=os.geteuid())
 
 
 def test_a_running_trace_is_an_example(folder: Path) -> None:
@@ -158,6 +183,28 @@ def test_a_running_trace_is_an_example(folder: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_who_has_a_page_is_read_there(folder: Path) -> None:
+    """A container's trace is told in its folder all the same."""
+    page = Page.make()
+
+    async def scenario() -> None:
+        profiles = Profiles(5)
+        both = [of(folder), of(folder.parent / "pod", 2)]
+        assert set(await profiles.look(both, {2: page})) == {1}, "nobody writes to it"
+        with mmap.mmap(page.fd, SIZE) as mapped:
+            mapped[:] = (folder / "profile").read_bytes().replace(b"gemm", b"conv")
+        found = await profiles.look(both, {2: page})
+        names = {n: [k.name for k in one.kernels] for n, one in found.items()}
+        assert names == {1: ["gemm"], 2: ["conv"]}
+        again = await profiles.look([of(folder)], {1: page})
+        assert [k.name for k in again[1].kernels] == ["conv"], "whatever the folder says"
+        tell(folder, Wish(Path("/t/run"), ident="abc"))
+        again = await profiles.look([of(folder)], {1: page})
+        assert again[1].exemplar is not None
+
+    asyncio.run(scenario())
+
+
 def test_whatever_a_trace_is_called_it_can_be_told(folder: Path) -> None:
     name = os.fsencode("a") + b'\xff"\\'
     (folder / "trace").write_bytes(b"file=/x/" + name + b"\nid=\xc3\xa9\x01\n")
@@ -166,7 +213,7 @@ def test_whatever_a_trace_is_called_it_can_be_told(folder: Path) -> None:
         (one,) = (await Profiles(5).look([of(folder)])).values()
         return one
 
-    grant = GrantSeen(tenant(1, "t"), 0, 0, (), asyncio.run(scenario()))
+    grant = GrantSeen(tenant(1, "t"), 0, 0, (), kernels=asyncio.run(scenario()))
     text = expose(DAEMON, samples(seen(grant)), OPENMETRICS)[0].decode()
     examples = [s.exemplar for m in parse_openmetrics(text) for s in m.samples if s.exemplar]
     assert {e.labels["file"] for e in examples} == {"a???"}
@@ -175,13 +222,13 @@ def test_whatever_a_trace_is_called_it_can_be_told(folder: Path) -> None:
 def test_a_folder_that_does_not_answer_costs_its_series_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_profiles, "_PATIENCE_S", 0.02)
+    monkeypatch.setattr(daemon_apart, "_PATIENCE_S", 0.02)
     answers, calls = threading.Event(), []
 
-    def hangs(path: Path) -> bytes | None:
+    def hangs(path: Path, uid: int) -> bytes | None:
         calls.append(path)
         answers.wait(20)
-        return read_bytes(path)
+        return read_bytes(path, uid)
 
     monkeypatch.setattr(daemon_profiles, "read_bytes", hangs)
 
@@ -199,6 +246,122 @@ def test_a_folder_that_does_not_answer_costs_its_series_alone(
         assert len(calls) == 2, "nobody waited in a queue"
 
     asyncio.run(scenario())
+
+
+def copies(folder: Path, more: int) -> list[Path]:
+    """More folders like it."""
+    made = [folder.with_name(f"grant-{i}") for i in range(more)]
+    for one in made:
+        shutil.copytree(folder, one)
+    return made
+
+
+def hang(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> threading.Event:
+    """Have these folders not answer before the event."""
+    monkeypatch.setattr(daemon_apart, "_PATIENCE_S", 0.05)
+    answers = threading.Event()
+
+    def reads(path: Path, uid: int) -> bytes | None:
+        if path in folders:
+            answers.wait(20)
+        return read_bytes(path, uid)
+
+    monkeypatch.setattr(daemon_profiles, "read_bytes", reads)
+    return answers
+
+
+def test_one_that_hangs_takes_no_other_tenant_s_series(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    also, *hanging = copies(folder, 6)
+    answers = hang(monkeypatch, *hanging)
+
+    async def scenario() -> None:
+        profiles = Profiles(5)
+        mine, after = of(folder, 1), of(also, 9)
+        assert set(await profiles.look([mine, after])) == {1, 9}
+        all_of_them = [mine, *(of(one, 2 + i) for i, one in enumerate(hanging)), after]
+        assert set(await profiles.look([*all_of_them[:2], after])) == {1, 9}, "the last result"
+        launch(also, b"gemm", 70)
+        found = await profiles.look([*all_of_them[:2], after])
+        assert found[9].kernels[0].launches == 70, "read again, though one hangs"
+        for _ in range(3):
+            await profiles.look(all_of_them)
+        assert set(await profiles.look(all_of_them)) == {1}, "the last result, once"
+        assert await profiles.look(all_of_them) == {}, "who has too many that hang is not read"
+        assert threading.active_count() <= 2 + daemon_apart._HANGING
+        answers.set()
+        for _ in range(200):
+            if len(found := await profiles.look(all_of_them)) == len(all_of_them):
+                break
+            await asyncio.sleep(0.01)
+        assert set(found) == {one.tenant_id for one in all_of_them}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files of two users")
+def test_another_user_s_folder_is_not_read_as_one_s_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = of(folder, 1), replace(of(folder, 2), uid=4242)
+    assert set(asyncio.run(Profiles(5).look([mine, theirs]))) == {1}
+    (stuck,) = copies(folder, 1)
+    answers = hang(monkeypatch, stuck)
+    os.chown(folder / "profile", 4242, -1)
+    tell(folder, Wish(Path("/by-root"), ident="r"))
+    found = asyncio.run(Profiles(5).look([theirs, of(stuck, 3)]))
+    answers.set()
+    assert set(found) == {2}, "users are read apart"
+    assert found[2].exemplar is not None, "root may trace anybody"
+    os.chown(folder / "trace", 4343, -1)
+    (seen,) = asyncio.run(Profiles(5).look([theirs])).values()
+    assert seen.exemplar is None
+
+
+def test_what_is_no_folder_s_name_breaks_nothing(folder: Path) -> None:
+    odd = [replace(of(folder, 2), grant_dir=name) for name in ("/x\0y", "x" * 5000, "/\ud800")]
+    assert set(asyncio.run(Profiles(5).look([*odd, of(folder)]))) == {1}
+
+
+def test_whatever_reading_raises_is_logged_and_no_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(daemon_profiles, "decode", breaks)
+    with capture_logs() as logs:
+        assert asyncio.run(Profiles(5).look([of(folder)])) == {}
+    assert [line["event"] for line in logs] == ["folder_reading_broken"]
+
+
+def test_a_scrape_that_was_given_up_leaves_the_next_its_series(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = hang(monkeypatch, folder)
+    monkeypatch.setattr(daemon_apart, "_PATIENCE_S", 10.0)
+
+    async def scenario() -> None:
+        profiles = Profiles(5)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await profiles.look([of(folder)])
+        asyncio.get_running_loop().call_later(0.05, answers.set)
+        assert set(await profiles.look([of(folder)])) == {1}
+
+    asyncio.run(scenario())
+
+
+def test_what_hangs_does_not_keep_the_process_from_ending() -> None:
+    program = (
+        "import asyncio, threading, harp.daemon.apart as a; a._PATIENCE_S = 0.05;"
+        "print(asyncio.run(a.Apart().run(1, threading.Event().wait)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], timeout=30, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "None"
 
 
 def test_nothing_is_read_where_no_series_are_wanted(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from harp.daemon.owners import Wish, check_container, check_user, own_process
+from harp.daemon.owners import Wish, check_container, check_folder_name, check_user, own_process
 from harp.errors import ConfigError, NotOwner, QuotaExceeded
 from harp.model import Limits, Policy
 
@@ -117,3 +117,11 @@ def test_a_process_is_the_callers_own_or_its_childs() -> None:
         assert not own_process(child.pid, os.getppid(), uid), "a child's child"
         child.kill()
     assert not own_process(child.pid, me, uid), "it is gone"
+
+
+@pytest.mark.parametrize("name", ["x", "./x", "/x\0y", "\0"])
+def test_a_grant_s_folder_has_an_absolute_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="is no name of a grant's folder"):
+        check_folder_name(name)
+    for good in ("/run/user/1000/harp/grants/é", ""):
+        check_folder_name(good)

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import mmap
 import os
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harp import profile
-from harp.profile import GRAPHS, OTHER, SIZE, Kernel, Profile, decode, make, read, top
+from harp.profile import GRAPHS, OTHER, SIZE, Kernel, Page, Profile, decode, make, read, top
 
 HEADER = Path(__file__).resolve().parents[2] / "native" / "include" / "harp" / "profile.h"
 MOST = 1 << 53
@@ -126,6 +130,90 @@ def test_a_made_one_is_whole_and_its_owner_s(tmp_path: Path) -> None:
     path.write_bytes(page(EMPTY, EMPTY, row(b"a", 1)))
     make(tmp_path)  # there already
     assert read(tmp_path) == decode(page(EMPTY, EMPTY, row(b"a", 1)))
+
+
+def fails(what: Callable[[], object]) -> int | None:
+    try:
+        what()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_a_page_is_whole_and_nobody_can_grow_or_cut_it() -> None:
+    made = Page.make()
+    assert read(made) == Profile((), dict.fromkeys(profile.COPIES, 0))
+    assert os.fstat(made.fd).st_blocks * 512 >= SIZE, "its memory is there"
+    assert os.fstat(made.fd).st_mode & 0o777 == 0o600
+    assert not os.get_inheritable(made.fd)
+    for size in (0, SIZE - 1, SIZE + 1, 1 << 40):
+        assert fails(lambda size=size: os.ftruncate(made.fd, size)) == errno.EPERM  # type: ignore[misc]
+    assert fails(lambda: os.pwrite(made.fd, b"xx", SIZE - 1)) in (errno.EPERM, None)
+    assert fails(lambda: os.pwrite(made.fd, b"x", SIZE)) == errno.EPERM
+    assert fails(lambda: os.posix_fallocate(made.fd, SIZE, 1)) == errno.EPERM
+    seal = lambda: fcntl.fcntl(made.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)  # noqa: E731
+    assert fails(seal) == errno.EPERM, "nor make it unwritable for the rest of its tenant"
+    with mmap.mmap(made.fd, SIZE) as mapped:
+        mapped[: SIZE - 192] = page(EMPTY, EMPTY, row(b"a", 3))[: SIZE - 192]
+    found = read(made)
+    assert found is not None
+    assert found.kernels == (Kernel("a", 3),)
+
+
+def sized(size: int, seals: int) -> int:
+    fd = os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: sized(SIZE, fcntl.F_SEAL_GROW),
+        lambda: sized(SIZE, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK),
+        lambda: sized(SIZE + 1, profile._SEALS),
+        lambda: os.open("/dev/zero", os.O_RDWR),
+        lambda: os.open("/", os.O_RDONLY),
+    ],
+)
+def test_what_comes_back_is_looked_at_before_it_is_owned(made: Callable[[], int]) -> None:
+    fd = made()
+    with pytest.raises(OSError, match=r"page has|sealed|argument"):
+        Page(fd)
+    assert fails(lambda: os.fstat(fd)) == errno.EBADF, "it is closed"
+
+
+def test_a_page_is_closed_with_its_last_user() -> None:
+    made = Page.make()
+    fd, reader = made.fd, made.read
+    again = Page(os.dup(fd))
+    del made
+    assert reader() is not None, "a thread may read yet"
+    del reader
+    assert fails(lambda: os.fstat(fd)) == errno.EBADF
+    assert read(again) is not None
+
+
+def test_without_memory_or_memfds_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    really = os.memfd_create
+
+    def older(name: str, flags: int) -> int:
+        if flags & 8:
+            raise OSError(errno.EINVAL, "x")
+        return really(name, flags)
+
+    def no_memory(_name: str, flags: int) -> int:
+        raise OSError(errno.ENOMEM if flags & 8 else errno.EINVAL, "y")
+
+    monkeypatch.setattr(os, "memfd_create", no_memory)
+    with pytest.raises(OSError, match="y"):
+        Page.make()
+    monkeypatch.setattr(os, "memfd_create", older)
+    assert read(Page.make()) is not None, "a kernel before 6.3"
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(OSError, match="this Python"):
+        Page.make()
 
 
 def test_what_a_tenant_puts_there_is_not_followed(tmp_path: Path) -> None:

@@ -109,7 +109,9 @@ enum harp_op {
     HARP_WELCOME = 32, /* a=number of HARP_DEVICE messages that follow, b=time lanes that the
                         * arbiter schedules (0, 1: all work goes by lane 0), c=number of memory
                         * classes that it knows (0: DEVICE and OVERHEAD; others are not to be asked
-                        * for), epoch, client, text=tenant */
+                        * for), epoch, client, text=tenant. From version 3: the tenant's page comes
+                        * along, if it has one (SCM_RIGHTS: harp/profile.h); who reads without room
+                        * for it does without */
     HARP_DEVICE,       /* dev, uuid, a=flags(HARP_GRANT_*), limit_bytes (0: none), capacity_bytes,
                         * b=share ppm (0: none), c=limit ppm (0: none), slack_bytes=most unused lease a
                         * client may keep, overhead_bytes=expected context overhead, d=enum harp_class,
@@ -147,11 +149,12 @@ enum harp_op {
                            * pid, uid, text=its run folder (empty when longer than the text: then
                            * read LOCK_DIR/device-UUID.lock: "pid uid run_dir") */
     HARP_ADD_TENANT,      /* seq, tenant (0: arbiter chooses), uid, text=name; one listening fd by
-                           * SCM_RIGHTS. Known id: EEXIST, unless uid and name are the same: then the
-                           * new socket replaces the old one and clients stay. Its clients are of
-                           * that uid or root's; with HARP_ANY_UID, which is nobody's, of any: the
-                           * folder around its socket says who can reach it (an arbiter that does
-                           * not know it lets root alone in) */
+                           * SCM_RIGHTS, from version 3 its page (harp/profile.h) as a second one;
+                           * a page that is not said again stays. Known id: EEXIST, unless uid and name
+                           * are the same: then the new socket replaces the old one and clients stay. Its
+                           * clients are of that uid or root's; with HARP_ANY_UID, which is nobody's, of
+                           * any: the folder around its socket says who can reach it (an arbiter that
+                           * does not know it lets root alone in) */
     HARP_SET_TENANT,      /* seq, tenant, dev, limit_bytes, b=share ppm, c=limit ppm,
                            * d=class(HARP_CLASS_*), a=flags(HARP_GRANT_*), free_bytes=quota of
                            * pinned host memory, all devices together (0: none, the last one said
@@ -168,7 +171,8 @@ enum harp_op {
                         * capacity as far as it is more than its leases of class OVERHEAD.
                         * limit_bytes: of these, what counts against the tenant's limit too */
     HARP_SNAPSHOT,     /* seq: answered by SNAP_* messages and then OK. From version 2: a=1 asks
-                        * for the tenants' listening sockets. From version 3: b=1 says that rows
+                        * for the tenants' listening sockets, from version 3 a=3 for those and their
+                        * pages. From version 3: b=1 says that rows
                         * may come together from now on, up to HARP_TOGETHER of them in a datagram,
                         * one after the other: a picture of many is many syscalls else */
     HARP_SUBSCRIBE,    /* seq, a=1 on, 0 off: EVENT_* from now on; c=newest version spoken. While
@@ -203,8 +207,9 @@ enum harp_op {
     HARP_SNAP_DEVICE, /* dev, uuid, capacity_bytes, leased_bytes (class DEVICE, and SWAP that is on
                        * the device; live), bytes (all that drains), overhead_bytes, free_bytes,
                        * tenant whose gate is open (0: none), epoch */
-    HARP_SNAP_TENANT, /* tenant, uid, text=name, a=number of clients, b=1 its listening socket comes
-                       * along (SCM_RIGHTS) */
+    HARP_SNAP_TENANT, /* tenant, uid, text=name, a=number of clients, b=what comes along by
+                       * SCM_RIGHTS, in this order: 1 its listening socket, 2 its page (version 3)
+                       */
     HARP_SNAP_USE,    /* tenant, dev, limit_bytes, b=share ppm, c=limit ppm, d=class, leased_bytes
                        * (classes DEVICE and SWAP, live), bytes (the same that drain), overhead_bytes,
                        * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials,

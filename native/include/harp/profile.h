@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The profile: what a tenant's kernels did, by name. One file in its grant folder, `profile`, made
- * whole by whoever makes the folder; all processes of the tenant add to it (libharp), harpd reads.
+ * The profile: what a tenant's kernels did, by name, in a page that all processes of the tenant add
+ * to (libharp) and harpd reads. It is one of two:
+ *   a file `profile` in its grant folder, made whole by whoever makes the folder;
+ *   memory without a name (memfd), where tenant and harpd have no folder that both can use: the
+ *   containers', and other users' of a harpd that is not root's. harpd makes it, sealed so that it
+ *   cannot grow or shrink (F_SEAL_GROW, F_SEAL_SHRINK), and the arbiter hands it to each client
+ *   with its WELCOME (lease.h). Who is given one uses it, whatever lies in the folder.
  *
  * It is of its tenant, so totals outlive a process however that ends. A row is claimed by its key
- * and never given up; names that come when all are taken are counted in row OTHER. A file of
- * another version or size is let alone; where there is none nothing is counted.
+ * and never given up; names that come when all are taken are counted in row OTHER. A page of
+ * another version or size is let alone; where there is none nothing is counted. A client that is
+ * given another page than it has goes on in that one; what it added to the first stays there.
  *
  * The reader believes nothing: harp/profile.py. It is a file format: sizes are asserted here and in
  * tests/unit from Python.

@@ -7,24 +7,34 @@
 #include "soft/gpu/managed.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 
 #define PAGE           4096u
 #define PAGE_NAME_BITS 45 /* addresses of 57 bits */
 
-static _Thread_local bool asked_lately;
+/* Of the thread; by a key: thread.c. */
+static pthread_key_t asked_key;
+static pthread_once_t asked_once = PTHREAD_ONCE_INIT;
+
+static void make_asked_key(void)
+{
+    pthread_key_create(&asked_key, NULL);
+}
 
 void soft_run_asked_lately(void)
 {
-    asked_lately = true;
+    pthread_once(&asked_once, make_asked_key);
+    pthread_setspecific(asked_key, &asked_key);
 }
 
 static int poll_launch(const struct ptx_launch *launch)
 {
     struct soft_run *run = launch->host_data;
 
-    if (asked_lately) {
-        asked_lately = false;
+    pthread_once(&asked_once, make_asked_key);
+    if (pthread_getspecific(asked_key) != NULL) {
+        pthread_setspecific(asked_key, NULL);
         return atomic_load_explicit(&run->stop, memory_order_relaxed) != 0;
     }
     return soft_run_poll(run);

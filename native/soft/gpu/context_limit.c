@@ -61,7 +61,8 @@ static CUresult charge(struct soft_ctx *ctx, int limit, size_t value)
 static CUresult apply(struct soft_ctx *ctx, int limit, size_t value)
 {
     soft_lock();
-    CUresult r = charge(ctx, limit, value);
+    /* too late where a kernel that depends on it was launched */
+    CUresult r = ctx->fixed_limits[limit] ? CUDA_ERROR_INVALID_VALUE : charge(ctx, limit, value);
     if (r == CUDA_SUCCESS)
         ctx->limits[limit] = value;
     soft_unlock();
@@ -105,9 +106,6 @@ CUresult cuCtxSetLimit(CUlimit limit, size_t value)
         return r;
     if (!known(ctx, limit))
         return CUDA_ERROR_UNSUPPORTED_LIMIT;
-    /* too late where a kernel that depends on it was launched */
-    if (ctx->fixed_limits[limit])
-        return CUDA_ERROR_INVALID_VALUE;
     switch ((int)limit) {
     case CU_LIMIT_STACK_SIZE:
         if (value > STACK_MOST)

@@ -8,6 +8,8 @@
  * (function_service.c): the object comes as a file in memory.
  */
 #include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,36 +18,45 @@
 
 #include "soft/gpu/function_spawn.h"
 #include "soft/gpu/module.h"
+#include "soft/ptxc/cache.h"
 
-/* Loading an object runs it: it must be ours or root's, and nobody else's to write. */
-static bool trusted(const char *path, char *why, size_t why_bytes)
+static bool is_ours(const char *path, const struct stat *st, bool kind, char *why, size_t why_bytes)
+{
+    bool ours = st->st_uid == geteuid() || st->st_uid == 0;
+    if (ours && kind && (st->st_mode & 022) == 0)
+        return true;
+    snprintf(why, why_bytes,
+             "compiled kernel: %.200s belongs to uid %u with mode %o; it must be ours and "
+             "writable by nobody else",
+             path, (unsigned)st->st_uid, (unsigned)st->st_mode & 07777u);
+    return false;
+}
+
+/* Loading an object runs it: it must be ours or root's, and nobody else's to write. What is looked
+ * at is what is loaded: its descriptor, or -1. */
+static int open_trusted(const char *path, char *why, size_t why_bytes)
 {
     char folder[4096];
+    struct stat st;
     snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
     if (path[0] != '/' || slash == NULL || strlen(path) >= sizeof folder) {
         snprintf(why, why_bytes, "harp-ptxc named no absolute path: %.200s", path);
-        return false;
+        return -1;
     }
-    *slash = '\0';
-    const char *both[] = {path, folder[0] == '\0' ? "/" : folder};
-    for (int i = 0; i < 2; i++) {
-        struct stat st;
-        if (lstat(both[i], &st) != 0) {
-            snprintf(why, why_bytes, "compiled kernel %.200s is gone", both[i]);
-            return false;
-        }
-        bool ours = st.st_uid == geteuid() || st.st_uid == 0;
-        bool kind = i == 0 ? S_ISREG(st.st_mode) : S_ISDIR(st.st_mode);
-        if (!ours || !kind || (st.st_mode & 022) != 0) {
-            snprintf(why, why_bytes,
-                     "compiled kernel: %.200s belongs to uid %u with mode %o; it must be ours and "
-                     "writable by nobody else",
-                     both[i], (unsigned)st.st_uid, (unsigned)st.st_mode & 07777u);
-            return false;
-        }
+    slash[slash == folder] = '\0';
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0 || lstat(folder, &st) != 0) {
+        snprintf(why, why_bytes, "compiled kernel %.200s: %s", path, strerror(errno));
+    } else if (is_ours(folder, &st, S_ISDIR(st.st_mode), why, why_bytes) && fstat(fd, &st) == 0 &&
+               is_ours(path, &st, S_ISREG(st.st_mode), why, why_bytes)) {
+        if (cache_is_whole(fd, path))
+            return fd;
+        snprintf(why, why_bytes, "compiled kernel %.200s is damaged", path);
     }
-    return true;
+    if (fd >= 0)
+        close(fd);
+    return -1;
 }
 
 /* The loader takes a path that it has seen for the object it had then, and descriptors' numbers
@@ -60,9 +71,12 @@ static void path_of(int fd, char *path, size_t bytes)
     snprintf(path, bytes, "/proc/self/fd%s/%d", steps, fd);
 }
 
-static CUresult open_object(const char *path, void **object, const struct ptx_kernel **code,
+/* `name`: what it is called where something is wrong. */
+static CUresult open_object(int fd, const char *name, void **object, const struct ptx_kernel **code,
                             char *why, size_t why_bytes)
 {
+    char path[128];
+    path_of(fd, path, sizeof path);
     void *opened = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (opened == NULL) {
         snprintf(why, why_bytes, "compiled kernel does not load: %s", dlerror());
@@ -71,7 +85,7 @@ static CUresult open_object(const char *path, void **object, const struct ptx_ke
     const struct ptx_kernel *found = dlsym(opened, "harp_kernel");
     if (found == NULL || found->abi != PTX_RT_ABI || found->run_block == NULL) {
         snprintf(why, why_bytes, "%.300s is of another version of harp-ptxc; empty its cache",
-                 path);
+                 name);
         dlclose(opened);
         return CUDA_ERROR_SHARED_OBJECT_INIT_FAILED;
     }
@@ -89,17 +103,17 @@ CUresult soft_code_build(const char *ptx, size_t ptx_bytes, const char *name, in
         snprintf(why, why_bytes, "%s", done.errors);
         return CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
     }
+    if (done.object < 0 && done.path[0] != '\0') {
+        done.object = open_trusted(done.path, why, why_bytes);
+        if (done.object < 0)
+            return CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+    }
     if (done.object >= 0) {
-        char path[128];
-        path_of(done.object, path, sizeof path);
-        CUresult result = open_object(path, object, code, why, why_bytes);
+        const char *called = done.path[0] != '\0' ? done.path : "what the service compiled";
+        CUresult result = open_object(done.object, called, object, code, why, why_bytes);
         close(done.object);
         return result;
     }
-    if (done.path[0] != '\0')
-        return trusted(done.path, why, why_bytes)
-                   ? open_object(done.path, object, code, why, why_bytes)
-                   : CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
     snprintf(why, why_bytes, "%s",
              done.errors[0] != '\0' ? done.errors : "harp-ptxc failed without a word");
     switch (done.exit_status) {

@@ -216,8 +216,10 @@ int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int c
                  "harp-ptxc is not beside the library; remedy: set HARP_PTXC to its absolute path");
         return -ENOENT;
     }
-    if (compile_find(&(struct compile_wish){.kernel = kernel, .sm = (uint32_t)cc, .quick = quick},
-                     program, environment->passed, ptx, ptx_bytes, done->path, sizeof done->path)) {
+    const struct compile_wish wish = {.kernel = kernel, .sm = (uint32_t)cc, .quick = quick};
+    done->object = compile_find(&wish, program, environment->passed, ptx, ptx_bytes, done->path,
+                                sizeof done->path);
+    if (done->object >= 0) {
         done->exit_status = 0;
         return 0;
     }

@@ -18,7 +18,7 @@ struct soft_spawned {
     int exit_status;  /* -1: killed, or reaped by somebody else */
     char path[4096];  /* first line of its output; "" if none */
     char errors[512]; /* first line of its errors */
-    int object;       /* instead of a path: a file in memory, the caller's to close; -1: none */
+    int object;       /* looked at already, or in memory: the caller's to close; -1: see path */
 };
 
 /* By the service at /opt/harp/ptxc/sock where that is mounted, or at $HARP_PTXC_SOCKET: see

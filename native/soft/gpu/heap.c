@@ -231,12 +231,13 @@ CUresult soft_heap_ready(struct soft_ctx *ctx)
 {
     CUresult result = CUDA_SUCCESS;
     soft_lock();
-    ctx->fixed_limits[CU_LIMIT_MALLOC_HEAP_SIZE] = true;
     if (ctx->heap == NULL && ctx->limits[CU_LIMIT_MALLOC_HEAP_SIZE] > 0) {
         ctx->heap = make(ctx);
         if (ctx->heap == NULL)
             result = CUDA_ERROR_OUT_OF_MEMORY;
     }
+    if (result == CUDA_SUCCESS)
+        ctx->fixed_limits[CU_LIMIT_MALLOC_HEAP_SIZE] = true;
     soft_unlock();
     return result;
 }

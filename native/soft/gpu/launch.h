@@ -72,7 +72,34 @@ struct soft_grid {
 void soft_grid_init(struct soft_grid *grid, uint64_t blocks);
 void soft_grid_destroy(struct soft_grid *grid);
 void soft_grid_block_ended(struct soft_grid *grid);
+/* `run->stop` is set: those here have nothing to wait for. */
+void soft_grid_wake(struct soft_grid *grid);
 enum ptx_stop soft_grid_sync(const struct ptx_launch *launch);
+
+/* launch_spin.c: who runs the blocks of one launch, and whether they all only wait in loops. */
+struct soft_spin {
+    void *(*body)(void *arg); /* of a thread that begins blocks; leaves itself */
+    void *arg;
+    _Atomic uint64_t look_ns; /* nobody is asked before */
+    pthread_mutex_t lock;     /* guards what follows */
+    pthread_t *more;          /* threads begun */
+    unsigned more_count, more_room;
+    unsigned at_work, waiting; /* threads; of them, those that this look has seen wait */
+    uint64_t look, ended;      /* its number; blocks that had ended before it */
+    bool starved;              /* there was no memory for another */
+    unsigned tries;            /* in vain, one after the other */
+};
+void soft_spin_init(struct soft_spin *spin, void *(*body)(void *arg), void *arg);
+/* A thread begins to run blocks, and ends. */
+void soft_spin_enter(struct soft_spin *spin);
+void soft_spin_leave(struct soft_spin *spin);
+/* There was no memory for this thread to run blocks in. */
+void soft_spin_starved(struct soft_spin *spin);
+bool soft_spin_due(struct soft_spin *spin);
+/* This thread's block waits, `left` have not begun, up to `most` run at once: if all wait, others
+ * begin. False: all wait, and there is no memory for another. */
+bool soft_spin_look(struct soft_spin *spin, uint64_t ended, uint64_t left, uint64_t most);
+void soft_spin_join(struct soft_spin *spin); /* those begun; and there will be no more */
 
 /* launch_buffer.c: aligned memory for blocks, not zeroed. */
 struct soft_buffer {

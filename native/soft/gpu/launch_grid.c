@@ -51,12 +51,24 @@ static bool given_up(struct soft_run *run)
            atomic_load_explicit(&run->use->turn->abandoned, memory_order_relaxed);
 }
 
-/* With the lock, which is open while it sleeps. */
-static enum ptx_stop sleep_until_passed(struct soft_grid *grid, struct soft_run *run)
+void soft_grid_wake(struct soft_grid *grid)
+{
+    pthread_mutex_lock(&grid->lock);
+    pthread_cond_broadcast(&grid->passed);
+    pthread_mutex_unlock(&grid->lock);
+}
+
+/* With the lock, which is open while it sleeps. One for all looks whether the launch was given up:
+ * thousands of sleepers with a clock each would keep the processors from what they wait for. */
+static enum ptx_stop sleep_until_passed(struct soft_grid *grid, struct soft_run *run, bool looks)
 {
     uint64_t round = grid->round;
     while (grid->round == round && !grid->stuck && !given_up(run)) {
         struct timespec until;
+        if (!looks) {
+            pthread_cond_wait(&grid->passed, &grid->lock);
+            continue;
+        }
         clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += LOOK_NS;
         until.tv_sec += until.tv_nsec / 1000000000;
@@ -65,6 +77,8 @@ static enum ptx_stop sleep_until_passed(struct soft_grid *grid, struct soft_run 
     }
     if (grid->round != round)
         return PTX_STOP_DONE;
+    if (looks)
+        pthread_cond_broadcast(&grid->passed);
     return grid->stuck ? PTX_STOP_TRAP : PTX_STOP_ABANDONED;
 }
 
@@ -76,7 +90,7 @@ enum ptx_stop soft_grid_sync(const struct ptx_launch *launch)
     if (soft_run_poll(run) != 0)
         return PTX_STOP_ABANDONED;
     pthread_mutex_lock(&grid->lock);
-    grid->arrived++;
+    bool first = ++grid->arrived == 1; /* of this round */
     if (grid->arrived == grid->blocks) {
         grid->arrived = 0;
         grid->round++;
@@ -87,7 +101,7 @@ enum ptx_stop soft_grid_sync(const struct ptx_launch *launch)
     look(grid);
     /* A thread that waits executes nothing: the engine can be handed on meanwhile. */
     soft_run_leave(run);
-    enum ptx_stop stop = sleep_until_passed(grid, run);
+    enum ptx_stop stop = sleep_until_passed(grid, run, first);
     pthread_mutex_unlock(&grid->lock);
     soft_run_enter(run);
     return stop;

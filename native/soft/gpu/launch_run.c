@@ -14,12 +14,13 @@
 #include "soft/gpu/context.h"
 #include "soft/gpu/launch.h"
 
-#define TOGETHER_MAX     4224u /* blocks under way at once where they may wait for each other */
-#define PIECE_MOST       32u   /* blocks that a thread takes at a time */
-#define PIECES_LEFT      4u    /* of a thread when it takes one, at least */
+#define TOGETHER_MAX 4224u /* blocks under way at once where they may wait for each other */
+#define PIECE_MOST   32u   /* blocks that a thread takes at a time */
+#define PIECES_LEFT  4u    /* of a thread when it takes one, at least */
+/* Of these a thread takes one block at a time: another form may come, or a block wait for the next
+ * one, which nobody else could begin. */
+#define ONE_AT_A_TIME    (PTX_KERNEL_QUICK | PTX_KERNEL_GRID_SYNC | PTX_KERNEL_WAITS)
 #define ASK_INSTRUCTIONS (1u << 15) /* some 10 us: the engine is asked for after so many */
-
-#define STILL_NS 2000000u /* no block has ended for so long, and some wait in loops: more begin */
 
 struct job {
     struct soft_launch *launch;
@@ -28,20 +29,16 @@ struct job {
     uint64_t blocks;
     pthread_t stream_thread;
     bool together;               /* all blocks must be under way at once */
-    atomic_bool short_of_memory; /* together, and there was none for one of them */
+    atomic_bool short_of_memory; /* others waited for a block, and there was none for it */
     bool helped;                 /* other threads run blocks too */
     struct soft_grid grid;
+    struct soft_spin spin;
     _Atomic uint64_t next; /* block to take */
     _Atomic int stop;      /* enum ptx_stop of the first that stopped early */
     pthread_mutex_t lock;  /* guards what follows */
     uint64_t instructions, load_bytes, store_bytes, sleep_ns, done;
     uint64_t fault_addr;
     char fault_where[160];
-    _Atomic uint64_t look_ns; /* when waiting blocks may have others begun */
-    uint64_t ended_seen;      /* blocks that had ended when they were looked at last */
-    pthread_t *more;          /* threads started for that */
-    _Atomic unsigned more_count;
-    unsigned more_room;
 };
 
 struct sums {
@@ -59,6 +56,7 @@ static void fault(struct job *job, enum ptx_stop stop, const struct ptx_block *b
     snprintf(job->fault_where, sizeof job->fault_where, "%s",
              block->fault_where != NULL ? block->fault_where : job->launch->code->name);
     pthread_mutex_unlock(&job->lock);
+    soft_grid_wake(&job->grid);
 }
 
 /* The kernel's code as of now: a faster form may come while a launch runs. */
@@ -115,7 +113,7 @@ static bool run_blocks(struct job *job, const struct ptx_kernel *code, bool stay
                        unsigned char *shared, uint32_t shared_bytes, void *scratch,
                        struct sums *sums)
 {
-    bool one = (code->flags & (PTX_KERNEL_QUICK | PTX_KERNEL_GRID_SYNC)) != 0;
+    bool one = (code->flags & ONE_AT_A_TIME) != 0;
     uint64_t asked_at = 0; /* sums->instructions */
     struct piece piece = {0};
     for (bool first = true; job->stop == PTX_STOP_DONE; first = false) {
@@ -140,9 +138,10 @@ static bool run_blocks(struct job *job, const struct ptx_kernel *code, bool stay
         if (block.sleep_ns > sums->sleep_ns)
             sums->sleep_ns = block.sleep_ns;
         sums->done++;
-        soft_grid_block_ended(&job->grid);
+        /* Before those are woken who can wait for it no longer: theirs is not the reason. */
         if (stop != PTX_STOP_DONE)
             fault(job, stop, &block);
+        soft_grid_block_ended(&job->grid);
         if ((code->flags & PTX_KERNEL_QUICK) == 0)
             continue;
         if (sums->instructions >= SOFT_HOT_INSTRUCTIONS)
@@ -153,78 +152,35 @@ static bool run_blocks(struct job *job, const struct ptx_kernel *code, bool stay
     return false;
 }
 
-static void work(void *arg);
-static uint64_t resident_blocks(const struct job *job);
-
-static void *begin(void *job)
+static uint64_t resident_blocks(const struct job *job)
 {
-    work(job);
-    return NULL;
+    return (uint64_t)job->launch->per_sm * (uint64_t)soft_ctx_profile(job->run->ctx)->sm_count;
 }
 
-/* Blocks wait, and none ends: as many again begin as are under way. With the lock. */
-static void begin_more(struct job *job)
+static void no_memory(struct job *job)
 {
-    uint64_t under_way = soft_pool_width() + job->more_count, most = resident_blocks(job);
-    uint64_t left = job->next < job->blocks ? job->blocks - job->next : 0;
-    most = most < TOGETHER_MAX ? most : TOGETHER_MAX;
-    uint64_t count = under_way < most ? most - under_way : 0;
-    count = count < under_way ? count : under_way;
-    for (count = count < left ? count : left; count > 0; count--) {
-        if (job->more_count == job->more_room) {
-            unsigned room = job->more_room * 2 + 8;
-            pthread_t *wider = realloc(job->more, room * sizeof *wider);
-            if (wider == NULL)
-                return;
-            job->more = wider;
-            job->more_room = room;
-        }
-        if (soft_pool_thread(&job->more[job->more_count], begin, job) != 0)
-            return;
-        job->more_count++;
-    }
+    job->short_of_memory = true;
+    atomic_store(&job->run->stop, 1); /* others may be waiting for its block */
+    soft_grid_wake(&job->grid);
 }
 
-/* A block waits in a loop, maybe for one that has not begun. Blocks that take turns (locks) end one
- * after the other, and are left to that. */
+/* A block waits in a loop, maybe for one that has not begun. */
 static void spins(const struct ptx_launch *launch)
 {
     struct soft_run *run = launch->host_data;
     struct soft_grid *grid = run->user;
     struct job *job = grid->job;
-    uint64_t now = soft_now_ns();
-    if (job->together || job->next >= job->blocks) {
-        if (job->more_count > 0)
-            sched_yield(); /* to those that are waited for */
-        return;
+    uint64_t next = job->next;
+    if (!job->together && next < job->blocks && soft_spin_due(&job->spin)) {
+        uint64_t most = resident_blocks(job);
+        pthread_mutex_lock(&grid->lock);
+        uint64_t ended = grid->ended;
+        pthread_mutex_unlock(&grid->lock);
+        if (!soft_spin_look(&job->spin, ended, job->blocks - next,
+                            most < TOGETHER_MAX ? most : TOGETHER_MAX))
+            no_memory(job);
     }
-    if (now < job->look_ns)
-        return;
-    pthread_mutex_lock(&grid->lock);
-    uint64_t ended = grid->ended;
-    pthread_mutex_unlock(&grid->lock);
-    pthread_mutex_lock(&job->lock);
-    if (now >= job->look_ns) {
-        if (ended == job->ended_seen)
-            begin_more(job);
-        job->ended_seen = ended;
-        job->look_ns = now + STILL_NS;
-    }
-    pthread_mutex_unlock(&job->lock);
-}
-
-static void join_more(struct job *job)
-{
-    for (unsigned i = 0;; i++) {
-        pthread_mutex_lock(&job->lock);
-        bool any = i < job->more_count;
-        pthread_t thread = any ? job->more[i] : job->stream_thread;
-        pthread_mutex_unlock(&job->lock);
-        if (!any)
-            break;
-        pthread_join(thread, NULL);
-    }
-    free(job->more);
+    sched_yield(); /* to those that are waited for */
 }
 
 static void run_code(struct job *job, bool helper, struct sums *sums)
@@ -256,8 +212,9 @@ static void run_code(struct job *job, bool helper, struct sums *sums)
             soft_log("kernel_stays_quick kernel=%s why=\"no host memory for a block\"", code->name);
             again = stay = true;
         } else if (job->together) {
-            job->short_of_memory = true;
-            atomic_store(&job->run->stop, 1); /* others may be waiting for its block */
+            no_memory(job);
+        } else {
+            soft_spin_starved(&job->spin);
         }
         if (shared.data != NULL)
             soft_buffer_give(&shared);
@@ -266,13 +223,8 @@ static void run_code(struct job *job, bool helper, struct sums *sums)
     }
 }
 
-/* One thread's part; runs on the stream's thread and on helpers. */
-static void work(void *arg)
+static void run_part(struct job *job, bool helper)
 {
-    struct job *job = arg;
-    bool helper = !pthread_equal(pthread_self(), job->stream_thread);
-    if (helper && job->next >= job->blocks)
-        return; /* woken too late */
     struct sums sums = {0};
     run_code(job, helper, &sums);
     /* (2) A thread that only waits for helpers executes nothing. Counted as executing, it would
@@ -289,17 +241,33 @@ static void work(void *arg)
     pthread_mutex_unlock(&job->lock);
 }
 
+/* One thread's part; runs on the stream's thread and on helpers. */
+static void work(void *arg)
+{
+    struct job *job = arg;
+    bool helper = !pthread_equal(pthread_self(), job->stream_thread);
+    if (helper && job->next >= job->blocks)
+        return; /* woken too late */
+    soft_spin_enter(&job->spin);
+    run_part(job, helper);
+    soft_spin_leave(&job->spin);
+}
+
+/* The part of a thread that was begun because all others waited. */
+static void *begun(void *arg)
+{
+    struct job *job = arg;
+    run_part(job, true);
+    soft_spin_leave(&job->spin);
+    return NULL;
+}
+
 /* What locked clocks leave of the rate. */
 static double clock_share(const struct soft_ctx *ctx)
 {
     double most_khz =
         (double)soft_state_sm_most_mhz(soft_the_state, soft_at(soft_ctx_ordinal(ctx))) * 1000;
     return most_khz / (double)soft_ctx_profile(ctx)->clock_khz;
-}
-
-static uint64_t resident_blocks(const struct job *job)
-{
-    return (uint64_t)job->launch->per_sm * (uint64_t)soft_ctx_profile(job->run->ctx)->sm_count;
 }
 
 static uint64_t modelled_ns(const struct job *job, const struct soft_profile *profile)
@@ -363,7 +331,7 @@ static CUresult execute(struct job *job)
         unsigned helpers = job->blocks < width ? (unsigned)job->blocks - 1 : width - 1;
         soft_pool_run(helpers, work, job);
     }
-    join_more(job);
+    soft_spin_join(&job->spin);
     CUresult result = result_of((enum ptx_stop)job->stop);
     if (job->done < job->blocks && (result == CUDA_SUCCESS || job->short_of_memory)) {
         soft_log("kernel_failed kernel=%s why=\"no host memory for a block\"", name);
@@ -393,7 +361,6 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
     };
     soft_grid_init(&job.grid, job.blocks);
     job.grid.job = &job;
-    job.look_ns = soft_now_ns() + STILL_NS;
     run->user = &job.grid;
     memcpy(job.bound.grid, shape->grid, sizeof job.bound.grid);
     memcpy(job.bound.block, shape->block, sizeof job.bound.block);
@@ -411,6 +378,7 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
         pthread_mutex_destroy(&job.lock);
         return result;
     }
+    soft_spin_init(&job.spin, begun, &job);
     result = execute(&job);
     run->modelled_ns = modelled_ns(&job, soft_ctx_profile(run->ctx));
     struct soft_counter *counter = launch->function->kernel->counter;

@@ -24,7 +24,9 @@ const char *cache_distrusts(const char *path);
 char *cache_join(struct job *job, const char *folder, const char *name);
 /* The folder, made and checked. `wish` NULL: the default places in turn. */
 const char *cache_folder(struct job *job, const char *wish);
-/* True if `path` is there, whole and to be trusted; fails the job if others may have made it. */
+/* A descriptor of `path` if it is there, whole and to be trusted, or -1; fails the job if others
+ * may have made it. Only what is loaded by it is what was looked at. */
+int cache_open(struct job *job, const char *path);
 bool cache_trusts(struct job *job, const char *path);
 /* Ends the file `path` with the sum that says it is `name`'s and whole; 0 or -errno. */
 int cache_seal(const char *path, const char *name);

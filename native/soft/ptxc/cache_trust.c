@@ -21,8 +21,9 @@ char *cache_join(struct job *job, const char *a, const char *b)
     return out;
 }
 
-/* Whoever may rename what lies in a folder above may put another in its place after a look at it.
- * The last part of `path` is looked at by the caller. */
+/* Whoever may rename what lies in a folder above may put another in its place after a look at it:
+ * its owner, and who may write to it unless it is sticky. The last part of `path` is looked at by
+ * the caller. */
 static bool others_may_move(const char *path)
 {
     char real[PATH_MAX];
@@ -31,7 +32,8 @@ static bool others_may_move(const char *path)
         return true;
     for (char *slash; (slash = strrchr(real, '/'));) {
         slash[slash == real] = 0;
-        if (stat(real, &st) != 0 || ((st.st_mode & S_IWOTH) && !(st.st_mode & S_ISVTX)))
+        if (stat(real, &st) != 0 || (st.st_uid != geteuid() && st.st_uid != 0) ||
+            ((st.st_mode & 022) && !(st.st_mode & S_ISVTX)))
             return true;
         if (slash == real)
             break;
@@ -51,7 +53,9 @@ const char *cache_distrusts(const char *path)
     if (st.st_mode & 022)
         return "others may write to it; remedy: chmod go-w";
     if (others_may_move(path))
-        return "others may write to a folder above; remedy: chmod o-w, or +t";
+        return "a folder above is another user's, or others may write to it; remedy: chmod go-w, "
+               "or "
+               "+t";
     if (access(path, W_OK | X_OK) != 0)
         return strerror(errno);
     return NULL;
@@ -70,19 +74,30 @@ void cache_places(struct job *job, const char *places[CACHE_PLACES])
     places[1] = job_text(job, own, strlen(own));
 }
 
-bool cache_trusts(struct job *job, const char *path)
+int cache_open(struct job *job, const char *path)
 {
     struct stat st;
-    if (lstat(path, &st) != 0)
-        return false;
-    if (!S_ISREG(st.st_mode) || (st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & 022))
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    bool link = fd < 0 && errno == ELOOP;
+    if (fd < 0 && !link)
+        return -1;
+    if (link || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
+        (st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & 022)) {
+        if (fd >= 0)
+            close(fd);
         job_fail(
             job, PTXC_INTERNAL,
             "cached kernel %s: not a file of this user, or writable by others; remedy: remove it",
             path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    bool whole = fd >= 0 && cache_is_whole(fd, path);
-    if (fd >= 0)
-        close(fd);
-    return whole; /* else it is compiled again and takes its place */
+    }
+    if (cache_is_whole(fd, path))
+        return fd;
+    close(fd); /* it is compiled again and takes its place */
+    return -1;
+}
+
+bool cache_trusts(struct job *job, const char *path)
+{
+    int fd = cache_open(job, path);
+    return fd >= 0 && close(fd) == 0;
 }

@@ -108,7 +108,7 @@ const char *compile_kernel(struct job *job, const struct compile_wish *wish, con
     compiler_find(job, &compiler);
     const char *folder = cache_folder(job, wish->cache);
     compile_keys(job, wish, &compiler, "/proc/self/exe", text, bytes, keys);
-    const char *path = compile_cached(job, wish, folder, keys);
+    const char *path = compile_cached(job, wish, folder, keys, NULL);
     if (path)
         return path;
     compile_emit(job, wish, text, bytes, &c); /* refusals come before the lock */

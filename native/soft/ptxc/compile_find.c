@@ -95,36 +95,42 @@ void compile_keys(struct job *job, const struct compile_wish *wish, const struct
 }
 
 const char *compile_cached(struct job *job, const struct compile_wish *wish, const char *folder,
-                           char keys[2][65])
+                           char keys[2][65], int *object)
 {
     for (int quick = 0; quick <= (int)wish->quick; quick++) {
         char name[80];
         snprintf(name, sizeof(name), "%s.so", keys[quick]);
         const char *path = cache_join(job, folder, name);
-        if (cache_trusts(job, path))
-            return path;
+        int fd = cache_open(job, path);
+        if (fd < 0)
+            continue;
+        if (object)
+            *object = fd;
+        else
+            close(fd);
+        return path;
     }
     return NULL;
 }
 
-bool compile_find(const struct compile_wish *wish, const char *program, char *const *env,
-                  const char *text, size_t bytes, char *path, size_t path_bytes)
+int compile_find(const struct compile_wish *wish, const char *program, char *const *env,
+                 const char *text, size_t bytes, char *path, size_t path_bytes)
 {
     struct job job = {.env = env};
-    volatile bool found = false;
+    volatile int found = -1;
     if (setjmp(job.out) == 0) {
         struct compiler compiler;
         const char *places[CACHE_PLACES], *at = NULL;
         char keys[2][65];
+        int object = -1;
         compiler_find(&job, &compiler);
         compile_keys(&job, wish, &compiler, program, text, bytes, keys);
         cache_places(&job, places);
         for (int i = 0; i < CACHE_PLACES && !at; i++)
             if (places[i] && !cache_distrusts(places[i]))
-                at = compile_cached(&job, wish, places[i], keys);
-        found = at && strlen(at) < path_bytes;
-        if (found)
-            memcpy(path, at, strlen(at) + 1);
+                at = compile_cached(&job, wish, places[i], keys, &object);
+        found = object;
+        snprintf(path, path_bytes, "%s", at ? at : "");
     }
     job_free(job.chunks);
     return found;

@@ -20,12 +20,13 @@ struct compile_wish {
 void compile_keys(struct job *job, const struct compile_wish *wish, const struct compiler *compiler,
                   const char *program, const char *text, size_t bytes, char keys[2][65]);
 /* The path of one of them in `folder`, or NULL: who wants it soon is given the fast one where it
- * is. Fails the job if others may have made it. */
+ * is. `object`, if not NULL: a descriptor of it. Fails the job if others may have made it. */
 const char *compile_cached(struct job *job, const struct compile_wish *wish, const char *folder,
-                           char keys[2][65]);
-/* Likewise, in the default places, without making or changing any. False: whatever the reason,
- * harp-ptxc is to be asked, which also says it. `env`: what it would be given. */
-bool compile_find(const struct compile_wish *wish, const char *program, char *const *env,
-                  const char *text, size_t bytes, char *path, size_t path_bytes);
+                           char keys[2][65], int *object);
+/* Likewise, in the default places, without making or changing any: a descriptor, and its path to
+ * name it by. -1: whatever the reason, harp-ptxc is to be asked, which also says it. `env`: what it
+ * would be given. */
+int compile_find(const struct compile_wish *wish, const char *program, char *const *env,
+                 const char *text, size_t bytes, char *path, size_t path_bytes);
 
 #endif

@@ -35,6 +35,7 @@ struct emitter {
     bool allocates, eights, meets; /* alloca; 8-bit floating point; mbarrier and clusters */
     bool heap, grid_barrier;       /* functions of the device's runtime */
     bool loop_calls;               /* functions are called in loops */
+    bool waits;                    /* RT_SPIN stands somewhere */
     uint32_t sites;
     /* text for a row of threads (rows.h) */
     struct rows *rows;       /* NULL: for single threads only */

@@ -260,7 +260,8 @@ static void emit_tail(struct emitter *e)
         "u,\n.local_bytes = RT_LOCAL_BYTES, .scratch_fixed_bytes = RT_FIXED,\n"
         ".scratch_thread_bytes = 0x%llxull, .run_block = rt_run_block};\n",
         (e->barrier ? PTX_KERNEL_HAS_BARRIER : 0) | (e->grid_sync ? PTX_KERNEL_GRID_SYNC : 0) |
-            (e->quick ? PTX_KERNEL_QUICK : 0) | (e->heap ? PTX_KERNEL_HEAP : 0),
+            (e->quick ? PTX_KERNEL_QUICK : 0) | (e->heap ? PTX_KERNEL_HEAP : 0) |
+            (e->waits ? PTX_KERNEL_WAITS : 0),
         e->kernel->name, e->layout.shared_bytes, e->fibers ? PTXC_THREAD_MARK : 0ull);
 }
 

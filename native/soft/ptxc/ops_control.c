@@ -63,8 +63,10 @@ static void emit_back_edge(struct emitter *e, struct ptx_label *const *to, uint3
             back = true;
             waits |= gives_way(e, to[i]->at);
         }
-    if (waits && e->fibers)
+    if (waits && e->fibers) {
+        e->waits = true;
         put(e, "RT_SPIN; ");
+    }
     if (back)
         put(e, "if (UNLIKELY(ic >= due)) due = rt_breathe(T, ic); ");
 }

@@ -117,9 +117,10 @@ struct ptx_kernel {
 };
 
 #define PTX_KERNEL_HAS_BARRIER 1u
-#define PTX_KERNEL_GRID_SYNC   2u /* needs all blocks to make progress at once */
-#define PTX_KERNEL_QUICK       4u /* compiled soon: there is a faster one of the same results */
-#define PTX_KERNEL_HEAP        8u /* calls malloc or free */
+#define PTX_KERNEL_GRID_SYNC   2u  /* needs all blocks to make progress at once */
+#define PTX_KERNEL_QUICK       4u  /* compiled soon: there is a faster one of the same results */
+#define PTX_KERNEL_HEAP        8u  /* calls malloc or free */
+#define PTX_KERNEL_WAITS       16u /* has loops that wait, for other blocks too, perhaps */
 
 /* The one exported symbol of a compiled kernel: `const struct ptx_kernel harp_kernel;` */
 

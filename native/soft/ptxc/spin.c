@@ -19,10 +19,22 @@ struct spin_state {
     uint32_t *first, *from;  /* predecessors of each statement: from[first[i] .. first[i + 1]] */
     uint32_t *stamp, *list;  /* members of the loop at hand */
     uint32_t now, count, low, high;
-    bool *needed; /* registers that decide how it goes on */
+    bool *needed; /* registers that decide how it goes on; behind them the carry flag */
     uint64_t work;
     uint32_t watched; /* statements of the body that watch or call */
 };
+
+/* What malloc finds depends on what others give back. */
+static bool asks_for_memory(const struct ptx_instr *in)
+{
+    if (strcmp(in->op, "call") != 0)
+        return false;
+    for (uint32_t i = 0; i < in->op_count; i++)
+        if (in->ops[i].kind == OPND_FUNC && !in->ops[i].func->has_body &&
+            strcmp(in->ops[i].func->name, "malloc") == 0)
+            return true;
+    return false;
+}
 
 bool watches(const struct ptx_instr *in)
 {
@@ -33,6 +45,8 @@ bool watches(const struct ptx_instr *in)
         return true;
     if (strcmp(in->op, "mbarrier") == 0)
         return has_mod(in, "test_wait") || has_mod(in, "try_wait");
+    if (asks_for_memory(in))
+        return true;
     for (uint32_t i = 0; i < in->op_count; i++)
         if (in->ops[i].kind == OPND_SPECIAL && (strncmp(in->ops[i].name, "clock", 5) == 0 ||
                                                 strncmp(in->ops[i].name, "globaltimer", 11) == 0))
@@ -224,11 +238,26 @@ static bool is_others(const struct ptx_instr *in)
     return false;
 }
 
+static bool writes_needed(struct emitter *e, const struct spin_state *s, const struct ptx_instr *in)
+{
+    if (s->needed[e->body->reg_count] && has_mod(in, "cc"))
+        return true;
+    return in->op_count && needs(s, &in->ops[0]);
+}
+
+static bool need_carry(struct emitter *e, struct spin_state *s, const struct ptx_instr *in)
+{
+    bool *carry = &s->needed[e->body->reg_count];
+    bool more = !*carry && (is(in, "addc") || is(in, "subc") || is(in, "madc"));
+    *carry |= more;
+    return more;
+}
+
 static bool decides_something(struct emitter *e, const struct spin_state *s, uint32_t from,
                               uint32_t to)
 {
     for (uint32_t i = from; i < to; i++)
-        if (e->body->code[i]->op_count && needs(s, &e->body->code[i]->ops[0]))
+        if (writes_needed(e, s, e->body->code[i]))
             return true;
     return false;
 }
@@ -236,7 +265,7 @@ static bool decides_something(struct emitter *e, const struct spin_state *s, uin
 /* From the branches backwards over what they depend on. */
 static bool depends(struct emitter *e, struct spin_state *s)
 {
-    memset(s->needed, 0, e->body->reg_count * sizeof(bool));
+    memset(s->needed, 0, (e->body->reg_count + 1) * sizeof(bool));
     s->work += e->body->reg_count;
     for (bool more = true; more;) {
         more = false;
@@ -253,12 +282,13 @@ static bool depends(struct emitter *e, struct spin_state *s)
                 if (!end || decides_something(e, s, i + 1, end))
                     more |= need_guard(s, in);
                 s->work += end ? end - i : 0;
-            } else if (in->op_count && needs(s, &in->ops[0])) {
+            } else if (writes_needed(e, s, in)) {
                 if (is_others(in))
                     return true;
                 for (uint32_t k = 1; k < in->op_count; k++)
                     more |= need(s, &in->ops[k]);
                 more |= need_guard(s, in);
+                more |= need_carry(e, s, in);
             }
         }
         if (s->work > WORK_MOST)

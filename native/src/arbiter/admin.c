@@ -90,35 +90,34 @@ static void watch_output(struct server *s, uint32_t index, int on)
     (void)epoll_ctl(s->epoll, EPOLL_CTL_MOD, s->admins[index].fd, &e);
 }
 
-/* One message, with the tenant's listening socket if it says so. */
+/* One message, with the tenant's listening socket and page if it asks for them. */
 static int deliver(struct server *s, const struct admin *a, struct harp_msg *m)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {.bytes = {0}};
-    struct iovec iov = {.iov_base = m, .iov_len = sizeof *m};
-    struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
-    int fd = m->op == HARP_SNAP_TENANT && m->b == 1 ? peer_listener(s, m->tenant) : -1;
-    if (fd >= 0) {
-        h.msg_control = &control;
-        h.msg_controllen = sizeof control;
-        struct cmsghdr *c = CMSG_FIRSTHDR(&h);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof fd);
-        memcpy(CMSG_DATA(c), &fd, sizeof fd);
-    } else if (m->op == HARP_SNAP_TENANT) {
+    int fds[RIGHTS_MAX];
+    unsigned n = 0;
+    if (m->op == HARP_SNAP_TENANT && m->b != 0) {
+        const int there[] = {peer_listener(s, m->tenant), peer_page(s, m->tenant)};
+        uint32_t asked = m->b;
         m->b = 0;
+        for (uint32_t i = 0; i < RIGHTS_MAX; i++)
+            if ((asked >> i & 1) != 0 && there[i] >= 0) {
+                fds[n++] = there[i];
+                m->b |= 1u << i;
+            }
     }
-    return sendmsg(a->fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+    int r = rights_send(a->fd, m, fds, n);
+    if (r == -ETOOMANYREFS) { /* to wait for others who do not read would be to turn round */
+        m->b = 0;
+        r = rights_send(a->fd, m, NULL, 0);
+    }
+    return r == 0;
 }
 
 /* A row of a picture that comes without a descriptor. */
 static int is_row(const struct harp_msg *m)
 {
     return (m->op >= HARP_SNAP_DEVICE && m->op <= HARP_SNAP_LEASE &&
-            !(m->op == HARP_SNAP_TENANT && m->b == 1)) ||
+            !(m->op == HARP_SNAP_TENANT && m->b != 0)) ||
            m->op == HARP_SNAP_RESIDENCY || m->op == HARP_SNAP_TIME;
 }
 
@@ -229,16 +228,18 @@ static void step(struct server *s, uint32_t index, const struct harp_msg *m)
     s->replying_to = -1;
 }
 
-static void add_tenant(struct server *s, uint32_t index, const struct harp_msg *m, int fd)
+/* fds: its listening socket, its page. */
+static void add_tenant(struct server *s, uint32_t index, const struct harp_msg *m,
+                       const int fds[RIGHTS_MAX])
 {
     struct harp_msg err = {.op = 0};
-    if (fd < 0) {
+    if (fds[0] < 0) {
         refuse(s, index, &err, m->seq, EBADF, "send the listening socket along (SCM_RIGHTS)");
         return;
     }
     step(s, index, m);
     if (s->reply.op == HARP_OK) {
-        int r = peer_listen(s, s->reply.tenant, fd);
+        int r = peer_listen(s, s->reply.tenant, fds[0], fds[1]);
         if (r == 0) {
             admin_reply(s, index, &s->reply);
             return;
@@ -250,7 +251,7 @@ static void add_tenant(struct server *s, uint32_t index, const struct harp_msg *
     } else {
         admin_reply(s, index, &s->reply);
     }
-    close(fd);
+    rights_close(fds);
 }
 
 static void unknown(struct server *s, uint32_t index, const struct harp_msg *m)
@@ -271,18 +272,18 @@ static void hand_over(struct server *s, uint32_t index, const struct harp_msg *m
     log_event("arbiter_hands_over", "connection=%u", index);
 }
 
-static void serve(struct server *s, uint32_t index, const struct harp_msg *m, int fd)
+static void serve(struct server *s, uint32_t index, const struct harp_msg *m,
+                  const int fds[RIGHTS_MAX])
 {
     struct harp_msg err = {.op = 0};
     uint32_t spoken = m->op == HARP_SUBSCRIBE ? wire_agreed(m) : m->version;
     if (s->admins[index].version < spoken)
         s->admins[index].version = spoken;
     if (m->op == HARP_ADD_TENANT) {
-        add_tenant(s, index, m, fd);
+        add_tenant(s, index, m, fds);
         return;
     }
-    if (fd >= 0)
-        close(fd);
+    rights_close(fds);
     if (!wire_consistent(m)) {
         unknown(s, index, m);
         return;
@@ -325,32 +326,6 @@ static void serve(struct server *s, uint32_t index, const struct harp_msg *m, in
     admin_reply(s, index, &s->reply);
 }
 
-static int receive(int from, struct harp_msg *m, int *fd)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct iovec iov = {.iov_base = m, .iov_len = sizeof *m};
-    struct msghdr h = {.msg_iov = &iov,
-                       .msg_iovlen = 1,
-                       .msg_control = &control,
-                       .msg_controllen = sizeof control};
-    *fd = -1;
-    ssize_t n = recvmsg(from, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (n < 0)
-        return -errno;
-    struct cmsghdr *c = CMSG_FIRSTHDR(&h);
-    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
-        c->cmsg_len == CMSG_LEN(sizeof(int)))
-        memcpy(fd, CMSG_DATA(c), sizeof *fd);
-    if (n == (ssize_t)sizeof *m && !(h.msg_flags & MSG_TRUNC) && wire_understood(m))
-        return 0;
-    if (*fd >= 0)
-        close(*fd);
-    return -EPROTO;
-}
-
 void admin_event(struct server *s, uint32_t index, uint32_t events)
 {
     if (s->admins[index].fd < 0)
@@ -359,14 +334,15 @@ void admin_event(struct server *s, uint32_t index, uint32_t events)
         flush(s, index);
     for (int i = 0; i < BATCH && s->admins[index].fd >= 0 && !s->stopping; i++) {
         struct harp_msg m;
-        int fd, r = receive(s->admins[index].fd, &m, &fd);
+        int fds[RIGHTS_MAX], r = rights_receive(s->admins[index].fd, &m, fds);
         if (r == -EAGAIN || r == -EINTR)
             return;
-        if (r != 0) {
+        if (r != 0 || !wire_understood(&m)) {
+            rights_close(fds);
             drop(s, index);
             return;
         }
-        serve(s, index, &m, fd);
+        serve(s, index, &m, fds);
     }
 }
 

@@ -127,7 +127,8 @@ static int number(const char *name, uint64_t low, uint64_t high, uint64_t *value
     return text == NULL || text[0] == 0 ? 0 : parse_number(name, text, low, high, value);
 }
 
-/* Two descriptors per client: as many clients as the process may have. */
+/* Two descriptors per client, and two per tenant (its socket, its page): as many clients as leave
+ * room for a quarter as many tenants. */
 static uint32_t clients_by_descriptors(void)
 {
     struct rlimit limit;

@@ -37,38 +37,64 @@ static int option(int fd, int name)
     return getsockopt(fd, SOL_SOCKET, name, &value, &n) == 0 ? value : -1;
 }
 
-int peer_listen(struct server *s, uint32_t tenant, int fd)
+static struct listener *of_tenant(const struct server *s, uint32_t tenant)
+{
+    for (uint32_t i = 0; i < s->config.max_tenants; i++)
+        if (tenant != 0 && s->listeners[i].tenant == tenant)
+            return &s->listeners[i];
+    return NULL;
+}
+
+int peer_listen(struct server *s, uint32_t tenant, int fd, int page)
 {
     if (option(fd, SO_DOMAIN) != AF_UNIX || option(fd, SO_TYPE) != SOCK_SEQPACKET ||
         option(fd, SO_ACCEPTCONN) != 1)
         return -EINVAL;
-    peer_unlisten(s, tenant);
+    struct listener *l = of_tenant(s, tenant);
+    int before = -1;
+    if (l != NULL) {
+        if (page < 0) { /* it is not said again: it stays */
+            before = page = l->page;
+            l->page = -1;
+        }
+        peer_unlisten(s, tenant);
+    }
     for (uint32_t i = 0; i < s->config.max_tenants; i++) {
         if (s->listeners[i].tenant != 0)
             continue;
         int r = server_watch(s, fd, EPOLLIN, SOURCE_LISTENER, i);
         if (r == 0)
-            s->listeners[i] = (struct listener){.tenant = tenant, .fd = fd};
+            s->listeners[i] = (struct listener){.tenant = tenant, .fd = fd, .page = page};
+        else if (before >= 0)
+            close(before);
         return r;
     }
-    return -ENOSPC;
+    return -ENOSPC; /* none was there before: else there were room */
 }
 
 int peer_listener(const struct server *s, uint32_t tenant)
 {
-    for (uint32_t i = 0; i < s->config.max_tenants; i++)
-        if (tenant != 0 && s->listeners[i].tenant == tenant)
-            return s->listeners[i].fd;
-    return -1;
+    const struct listener *l = of_tenant(s, tenant);
+    return l != NULL ? l->fd : -1;
+}
+
+int peer_page(const struct server *s, uint32_t tenant)
+{
+    const struct listener *l = of_tenant(s, tenant);
+    return l != NULL ? l->page : -1;
 }
 
 void peer_unlisten(struct server *s, uint32_t tenant)
 {
-    for (uint32_t i = 0; i < s->config.max_tenants; i++)
-        if (tenant != 0 && s->listeners[i].tenant == tenant) {
-            close(s->listeners[i].fd);
-            s->listeners[i].tenant = 0;
-        }
+    struct listener *l = of_tenant(s, tenant);
+    if (l == NULL)
+        return;
+    /* Others hold the socket: by our close alone it would go on to wake us, under this number. */
+    (void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, l->fd, NULL);
+    close(l->fd);
+    if (l->page >= 0)
+        close(l->page);
+    l->tenant = 0;
 }
 
 /* accept() obeys O_NONBLOCK of the *shared* description, which the tenant may clear at any time
@@ -197,10 +223,13 @@ void peer_send(struct server *s, uint32_t id, const struct harp_msg *msg)
     struct conn *c = find(s, id);
     if (c == NULL)
         return;
-    ssize_t n = send(c->fd, msg, sizeof *msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n == (ssize_t)sizeof *msg)
+    int page = msg->op == HARP_WELCOME && msg->version >= 3 ? peer_page(s, msg->tenant) : -1;
+    int r = rights_send(c->fd, msg, &page, page >= 0);
+    if (r == -ETOOMANYREFS) /* too many are on their way, to clients that do not read */
+        r = rights_send(c->fd, msg, NULL, 0);
+    if (r == 0)
         return;
-    if (errno == EAGAIN)
+    if (r == -EAGAIN)
         log_event("client_disconnected", "client=%u reason=does_not_read", id);
     peer_close(s, id);
     s->doomed[s->n_doomed++] = id;

@@ -11,7 +11,8 @@
 
 #include "core.h"
 
-#define ADMIN_MAX 16u
+#define ADMIN_MAX  16u
+#define RIGHTS_MAX 2u
 
 /* What an epoll event is about; its number is in the low half of the data. */
 enum source {
@@ -32,7 +33,7 @@ struct conn {
 
 struct listener {
     uint32_t tenant; /* 0: free */
-    int fd;
+    int fd, page;    /* page -1: none */
 };
 
 /* Connection of harpd. Answers it does not read yet wait in `queue`, bounded. */
@@ -78,9 +79,10 @@ int server_watch(struct server *s, int fd, uint32_t events, enum source source, 
 uint64_t server_now_ns(void);
 
 /* peer.c: tenants' listening sockets and their clients */
-int peer_listen(struct server *s, uint32_t tenant, int fd);
+int peer_listen(struct server *s, uint32_t tenant, int fd, int page); /* 0: both are its own now */
 void peer_unlisten(struct server *s, uint32_t tenant);
 int peer_listener(const struct server *s, uint32_t tenant); /* its descriptor, or -1 */
+int peer_page(const struct server *s, uint32_t tenant);     /* the same */
 void peer_accept(struct server *s, uint32_t index);
 void peer_read(struct server *s, uint32_t id);
 void peer_send(struct server *s, uint32_t id, const struct harp_msg *msg);
@@ -93,6 +95,11 @@ void admin_event(struct server *s, uint32_t index, uint32_t events);
 void admin_reply(struct server *s, uint32_t index, const struct harp_msg *msg);
 void admin_publish(struct server *s, const struct harp_msg *msg);
 void admin_close_all(struct server *s);
+
+/* rights.c: a message with descriptors; -1: none. 0 or -errno. */
+int rights_send(int to, const struct harp_msg *m, const int *fds, unsigned n);
+int rights_receive(int from, struct harp_msg *m, int fds[RIGHTS_MAX]); /* caller's, at any answer */
+void rights_close(const int fds[RIGHTS_MAX]);
 
 /* devlock.c: one arbiter per device of the machine. 0, or -EBUSY with who holds it filled into
  * `err`, or another -errno. A device locked already by this arbiter is fine. */

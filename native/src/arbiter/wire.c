@@ -40,6 +40,8 @@ int wire_consistent(const struct harp_msg *m)
 int wire_narrow(uint32_t version, struct harp_msg *m)
 {
     m->version = (uint16_t)version;
+    if (version == 2 && m->op == HARP_SNAP_TENANT) /* its page */
+        m->b &= 1u;
     if (version >= 2)
         return since(m->op) <= version;
     switch (m->op) {

@@ -67,7 +67,7 @@ struct harp_bracket { /* launches of one lane between two events of one stream *
     struct harp_mark *start, *end;
     struct harp_estimate *parts[HARP_BATCH_LAUNCHES];
     struct harp_profile_row *rows[HARP_BATCH_LAUNCHES]; /* of parts; NULL: no kernel */
-    bool more; /* launches are in it that are none of the parts */
+    unsigned launches;                                  /* that are in it: `n` parts, and others */
     unsigned n, unmeasured, lane;
     uint64_t ns;         /* predicted */
     uint64_t unready_ns; /* when it was last seen not done */
@@ -153,8 +153,10 @@ void harp_gate_closing(struct harp_timegate *g, unsigned lane, uint64_t now, boo
 struct harp_msg harp_gate_msg(const struct harp_timegate *g, unsigned lane, uint16_t op);
 /* Adds to `msg` what of the turn has not been said yet, and the launches. */
 void harp_gate_report(struct harp_timegate *g, unsigned lane, uint64_t now, struct harp_msg *msg);
-/* The turn's notes are forgotten. */
+/* The turn's notes are forgotten; what is open was begun in it, and ends nowhere. */
 void harp_gate_turn_over(struct harp_timegate *g, unsigned lane);
+/* Launches of a turn that no report of it tells the time of: they have not ended, or not begun. */
+uint64_t harp_gate_unended(const struct harp_timegate *g, unsigned lane);
 /* Launches are to be seen again: one per stream, to be measured or drained. */
 void harp_gate_unsee(const struct harp_timegate *g, unsigned lane);
 

@@ -69,10 +69,31 @@ bool harp_link_soon(int fd, const bool *done)
     return false;
 }
 
-bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms)
+/* One datagram, and one descriptor if it brings any. */
+static ssize_t take(int fd, struct harp_msg *msg, int *page)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec iov = {.iov_base = msg, .iov_len = sizeof *msg};
+    struct msghdr h = {.msg_iov = &iov,
+                       .msg_iovlen = 1,
+                       .msg_control = &control,
+                       .msg_controllen = CMSG_LEN(sizeof(int))}; /* the kernel closes others */
+    ssize_t got = recvmsg(fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *c = got >= 0 ? CMSG_FIRSTHDR(&h) : NULL;
+    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+        c->cmsg_len == CMSG_LEN(sizeof(int)))
+        memcpy(page, CMSG_DATA(c), sizeof *page);
+    return got;
+}
+
+/* Where no page is asked for, the kernel closes what comes along. */
+static bool receive(int fd, struct harp_msg *msg, int timeout_ms, int *page)
 {
     for (;;) {
-        ssize_t got = recv(fd, msg, sizeof *msg, MSG_DONTWAIT);
+        ssize_t got = page != NULL ? take(fd, msg, page) : recv(fd, msg, sizeof *msg, MSG_DONTWAIT);
         if (got >= 0)
             return got == (ssize_t)sizeof *msg && msg->version >= HARP_LEASE_OLDEST &&
                    msg->version <= HARP_LEASE_VERSION;
@@ -89,6 +110,11 @@ bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms)
     }
 }
 
+bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms)
+{
+    return receive(fd, msg, timeout_ms, NULL);
+}
+
 /* That of the first thread. Our own name is had without /proc, whose first file takes a process
  * 15 to 30 us. */
 static void program_name(char *out, size_t bytes)
@@ -103,7 +129,7 @@ static void program_name(char *out, size_t bytes)
         close(fd);
 }
 
-bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome)
+bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome, int *page)
 {
     struct harp_msg *msg = welcome;
     *msg = (struct harp_msg){.version = HARP_LEASE_OLDEST, .op = HARP_HELLO, .pid = pid};
@@ -111,6 +137,12 @@ bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome)
     msg->b = again ? HARP_HELLO_READOPT | HARP_HELLO_ENDS : 0;
     msg->c = HARP_LEASE_VERSION > HARP_LEASE_OLDEST ? HARP_LEASE_VERSION : 0;
     program_name(msg->text, sizeof msg->text);
-    return harp_link_send(fd, msg) && harp_link_receive(fd, msg, HARP_HANDSHAKE_MS) &&
-           msg->op == HARP_WELCOME;
+    *page = -1;
+    if (harp_link_send(fd, msg) && receive(fd, msg, HARP_HANDSHAKE_MS, page) &&
+        msg->op == HARP_WELCOME)
+        return true;
+    if (*page >= 0)
+        close(*page);
+    *page = -1;
+    return false;
 }

@@ -20,7 +20,8 @@ bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms);
 /* Whether there is something to read, or `done` became true (NULL: nothing to look at), within a
  * moment that is too short to sleep for. */
 bool harp_link_soon(int fd, const bool *done);
-/* Says who we are, and which versions we speak; `welcome` is the answer, in the one agreed on. */
-bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome);
+/* Says who we are, and which versions we speak; `welcome` is the answer, in the one agreed on.
+ * *page: the descriptor that came along, the caller's; -1: none, as after false. */
+bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome, int *page);
 
 #endif

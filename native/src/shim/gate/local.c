@@ -30,8 +30,10 @@ void harp_local_forget(void)
     pthread_mutex_lock(&lock);
     __atomic_store_n(&forgotten, forgotten + 1, __ATOMIC_RELAXED);
     for (int i = 0; i < HARP_LOCAL_SETS; i++)
-        for (int way = 0; way < 2; way++)
+        for (int way = 0; way < 2; way++) {
             __atomic_store_n(&harp_local_fits[i].f[way], 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&harp_local_fits[i].row[way], NULL, __ATOMIC_RELAXED);
+        }
     pthread_mutex_unlock(&lock);
 }
 
@@ -155,9 +157,14 @@ CUresult harp_local_grow(struct harp_local *local, CUfunction f, CUstream on)
     CUresult r = CUDA_SUCCESS;
     size_t frame = 0;
     local->ctx = NULL;
-    if (f == NULL || harp_inside() || __atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
+    if (harp_inside() || __atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
         return r;
     int saved = errno;
+    if (f == NULL) { /* the driver refuses it, or asks for none: nothing is taken */
+        remember(f, since);
+        errno = saved;
+        return r;
+    }
     CUcontext ctx = harp_stream_context(on);
     enum size size = size_in(ctx, device_of(ctx), f, &frame);
     bool fits = size == SMALL;

@@ -16,8 +16,8 @@
 
 #define HARP_LOCAL_SETS 2048
 
-/* Functions, by harp_local_set(). A row of another function is met only while the two change
- * places: rows are never gone. */
+/* Functions, by harp_local_set(); a free place has no row. A row of another function is met only
+ * while the two change places: rows are never gone. */
 extern struct harp_local_fit {
     uintptr_t f[2];
     struct harp_profile_row *row[2];
@@ -34,22 +34,21 @@ static inline unsigned harp_local_set(CUfunction f)
     return (unsigned)(((uint64_t)(uintptr_t)f * 0x9e3779b97f4a7c15ull) >> 32) % HARP_LOCAL_SETS;
 }
 
-static inline bool harp_local_open(CUfunction f)
-{
-    const uintptr_t *at = harp_local_fits[harp_local_set(f)].f;
-    return __atomic_load_n(&at[0], __ATOMIC_RELAXED) == (uintptr_t)f ||
-           __atomic_load_n(&at[1], __ATOMIC_RELAXED) == (uintptr_t)f;
-}
-
-/* Where launches of a function that takes nothing are counted; NULL: it may take something. */
+/* Where launches of a function that takes nothing are counted; NULL: it may take something. No
+ * function (0) is as good as any: its launch is refused. */
 static inline struct harp_profile_row *harp_local_row(CUfunction f)
 {
     const struct harp_local_fit *at = &harp_local_fits[harp_local_set(f)];
-    if (__atomic_load_n(&at->f[0], __ATOMIC_RELAXED) == (uintptr_t)f)
+    if (__atomic_load_n(&at->f[0], __ATOMIC_ACQUIRE) == (uintptr_t)f)
         return __atomic_load_n(&at->row[0], __ATOMIC_RELAXED);
-    if (__atomic_load_n(&at->f[1], __ATOMIC_RELAXED) == (uintptr_t)f)
+    if (__atomic_load_n(&at->f[1], __ATOMIC_ACQUIRE) == (uintptr_t)f)
         return __atomic_load_n(&at->row[1], __ATOMIC_RELAXED);
     return NULL;
+}
+
+static inline bool harp_local_open(CUfunction f)
+{
+    return harp_local_row(f) != NULL;
 }
 
 /* Leases what a launch adds. Before the time gate, for it may wait. */

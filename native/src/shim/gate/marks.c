@@ -8,6 +8,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/trace/trace.h"
 
 static void unsee(const struct harp_timegate *g, enum harp_work work)
 {
@@ -22,6 +23,19 @@ void harp_gate_unsee(const struct harp_timegate *g, unsigned lane)
     for (enum harp_work work = 0; work < HARP_WORKS; work++)
         if (harp_lane_of(g, work) == lane)
             unsee(g, work);
+}
+
+void harp_time_unsee_all(void)
+{
+    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
+        struct harp_timegate *g = &harp_gates[dev];
+        if (!harp_gate_on(g))
+            continue;
+        pthread_mutex_lock(&g->lock);
+        for (unsigned lane = 0; lane < g->lanes; lane++)
+            harp_gate_unsee(g, lane);
+        pthread_mutex_unlock(&g->lock);
+    }
 }
 
 void harp_gate_update(struct harp_timegate *g)
@@ -81,6 +95,23 @@ void harp_gate_push(struct harp_timegate *g, struct harp_bracket *b)
     g->lane[b->lane].brackets++;
 }
 
+uint64_t harp_time_launches(enum harp_work work)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < HARP_SHARDS; i++)
+        sum += __atomic_load_n(&harp_time_shards[i].launches[work], __ATOMIC_RELAXED);
+    return sum;
+}
+
+uint64_t harp_gate_launches(const struct harp_timegate *g, unsigned lane)
+{
+    uint64_t sum = 0;
+    for (enum harp_work work = 0; work < HARP_WORKS; work++)
+        if (harp_lane_of(g, work) == lane)
+            sum += harp_time_launches(work);
+    return sum;
+}
+
 /* --- a turn's time ---------------------------------------------------------------------------- */
 
 /* Streams that stop being told apart by a long turn's first event, for a difference of events is a
@@ -136,9 +167,27 @@ void harp_gate_turn_over(struct harp_timegate *g, unsigned lane)
         c->lane[lane].first = c->lane[lane].latest = NULL;
         c->lane[lane].span = (struct harp_span){0};
     }
+    for (struct harp_meter_stream *s = g->streams; s != NULL; s = s->next)
+        if (s->open != NULL && s->open->lane == lane && !s->open->sample) {
+            harp_bracket_free(s->open);
+            s->open = NULL;
+        }
     g->lane[lane].told_ns = g->lane[lane].rebased_ns = 0;
     g->lane[lane].last_end_ns = g->lane[lane].free_ns = 0;
     g->lane[lane].announced = false;
+}
+
+uint64_t harp_gate_unended(const struct harp_timegate *g, unsigned lane)
+{
+    const struct harp_gatelane *l = &g->lane[lane];
+    uint64_t n = l->inside + (g->away ? 0 : l->waiters); /* else some wait for memory */
+    for (const struct harp_bracket *b = g->pending; b != NULL; b = b->next)
+        if (b->lane == lane && !b->sample)
+            n += b->launches;
+    for (const struct harp_meter_stream *s = g->streams; s != NULL; s = s->next)
+        if (s->open != NULL && s->open->lane == lane && !s->open->sample)
+            n += s->open->launches;
+    return n;
 }
 
 static bool queued(const struct harp_timegate *g, unsigned lane)

@@ -185,7 +185,7 @@ static void sampled(struct harp_timegate *g, const struct harp_bracket *b, uint6
 static void profiled(const struct harp_bracket *b, uint64_t ns, bool first)
 {
     uint64_t weight[HARP_BATCH_LAUNCHES], led_in = ns > b->ns ? ns - b->ns : 0;
-    if (b->more || ns == 0)
+    if (b->launches != b->n || ns == 0)
         return;
     if (first && b->unmeasured == 0)
         ns -= led_in < HARP_LEAD_IN_NS ? led_in : HARP_LEAD_IN_NS;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What each kernel did, by name, in a page that all processes of the tenant share: harp/profile.h.
+ * It is the grant folder's file, until the arbiter gives another (profile_given); pages are never
+ * unmapped, for other threads may have rows of them.
  *
  * Fast path: two additions to the row that local.h finds with the function. What it is called, and
  * how its blocks fill a multiprocessor, the driver is asked when a function is launched first.
@@ -21,6 +23,9 @@
 /* --- the table: no driver ----------------------------------------------------------------------
  */
 
+/* Stands for rows where there is no page: nothing is added to it, for a line that all threads write
+ * costs each launch more than all the rest. */
+extern struct harp_profile_row harp_profile_none;
 /* The row of this name, claimed if need be; row OTHER if all are taken. */
 struct harp_profile_row *harp_profile_named(struct harp_profile *page, const char *name);
 /* What a measured batch took, by rows (NULL: of no kernel) in proportion to `weight`. */
@@ -34,7 +39,10 @@ void harp_profile_stand(struct harp_profile *page);
 
 /* The tenant's page; where it has none, one that nobody reads. */
 struct harp_profile *harp_profile_page(void);
-/* The row of a function, after the driver. */
+/* The arbiter's, from now on, if it is one that cannot shrink under us. Closes fd. Session lock
+ * held. */
+void harp_profile_given(int fd);
+/* The row of a function, after the driver; harp_profile_none without a page. */
 struct harp_profile_row *harp_profile_of(CUfunction f);
 /* The row of a launch that takes the slow path; NULL: a call inside the driver. */
 struct harp_profile_row *harp_profile_launch(CUfunction f, uint64_t threads, uint64_t shared);
@@ -43,7 +51,7 @@ void harp_profile_copied(enum harp_copied way, uint64_t bytes);
 
 static inline void harp_profile_launched(struct harp_profile_row *row, uint64_t blocks)
 {
-    if (row == NULL)
+    if (row == NULL || row == &harp_profile_none)
         return;
     __atomic_fetch_add(&row->launches, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&row->blocks, blocks, __ATOMIC_RELAXED);

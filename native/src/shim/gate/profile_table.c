@@ -12,6 +12,8 @@
 #define LONG (1ull << 40) /* launches, or ns a launch, beyond belief: a page is anybody's */
 #define NAME (HARP_PROFILE_NAME - 1u)
 
+struct harp_profile_row harp_profile_none;
+
 static uint64_t key_of(const char *name)
 {
     uint64_t h = 0xcbf29ce484222325ull; /* FNV-1a */
@@ -64,7 +66,7 @@ void harp_profile_measured(struct harp_profile_row *const *rows, const uint64_t 
             sum != 0 ? (uint64_t)((double)ns * ((double)passed / (double)sum)) : ns / n * (i + 1);
         if (i + 1 == n || until > ns)
             until = ns;
-        if (rows[i] != NULL) {
+        if (rows[i] != NULL && rows[i] != &harp_profile_none) {
             __atomic_fetch_add(&rows[i]->measured_ns, until - given, __ATOMIC_RELAXED);
             __atomic_fetch_add(&rows[i]->measured_launches, 1, __ATOMIC_RELAXED);
         }

@@ -159,6 +159,7 @@ static int64_t offline_round(struct harp_timegate *g, unsigned lane, uint64_t no
     }
     l->state = GATE_FREE;
     l->sample_ns = 0;
+    harp_gate_turn_over(g, lane);
     harp_log("time_unshared dev=%u why=\"no arbiter for %llu ms\"", g->dev, HARP_OFFLINE_NS / MS);
     harp_gate_update(g);
     pthread_cond_broadcast(&g->changed);

@@ -14,6 +14,7 @@
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/link.h"
+#include "src/shim/gate/profile.h"
 #include "src/shim/gate/session_state.h"
 #include "src/shim/gate/swap.h"
 #include "src/shim/trace/trace.h"
@@ -172,8 +173,11 @@ static bool device_said(int fd, const struct harp_msg *msg)
 static bool handshake(int fd)
 {
     struct harp_msg msg;
-    if (!harp_link_hello(fd, s->pid, s->ever, &msg))
+    int page;
+    if (!harp_link_hello(fd, s->pid, s->ever, &msg, &page))
         return false;
+    if (page >= 0)
+        harp_profile_given(page);
     uint32_t count = msg.a;
     s->odd = false;
     __atomic_store_n(&s->version, msg.version, __ATOMIC_RELAXED);

@@ -20,23 +20,6 @@ struct harp_shard harp_time_shards[HARP_SHARDS] __attribute__((aligned(64)));
 struct harp_timegate harp_gates[HARP_MAX_DEVICES];
 int harp_time_exiting;
 
-uint64_t harp_time_launches(enum harp_work work)
-{
-    uint64_t sum = 0;
-    for (int i = 0; i < HARP_SHARDS; i++)
-        sum += __atomic_load_n(&harp_time_shards[i].launches[work], __ATOMIC_RELAXED);
-    return sum;
-}
-
-uint64_t harp_gate_launches(const struct harp_timegate *g, unsigned lane)
-{
-    uint64_t sum = 0;
-    for (enum harp_work work = 0; work < HARP_WORKS; work++)
-        if (harp_lane_of(g, work) == lane)
-            sum += harp_time_launches(work);
-    return sum;
-}
-
 /* --- which gate ------------------------------------------------------------------------------ */
 
 struct harp_meter_ctx *harp_meter_of(struct harp_timegate *g, CUcontext ctx)
@@ -198,23 +181,17 @@ static void see(CUcontext ctx, CUstream stream, enum harp_work work)
         __atomic_store_n(place, 0, __ATOMIC_RELAXED);
 }
 
-/* The marks to record before the launch. */
-struct begun {
-    struct harp_bracket *cut;
-    struct harp_mark *start;
-};
-
-/* The launch may go: notes it. Lock held. */
-static struct begun begin(struct harp_timegate *g, struct harp_turn *turn,
-                          struct harp_meter_ctx *meter, uint64_t ns, bool measured)
+/* The launch may go: notes it, and the mark to record before it. Returns what is to be ended then,
+ * if anything is. Lock held. */
+static struct harp_bracket *begin(struct harp_timegate *g, struct harp_turn *turn,
+                                  struct harp_meter_ctx *meter, uint64_t ns, bool measured)
 {
     struct harp_gatelane *l = &g->lane[turn->lane];
     struct harp_meter_stream *s = turn->stream;
-    struct begun todo = {0};
     uint64_t now = harp_now_ns();
     bool free = l->state == GATE_FREE, untold = false;
-    todo.cut = bracket_cut(s, turn->lane);
-    struct harp_mark *cut = todo.cut != NULL ? todo.cut->end : NULL;
+    struct harp_bracket *cut = bracket_cut(s, turn->lane);
+    turn->sample = free;
     if (free && l->sample_due && s->open == NULL) {
         l->sample_due = false;
         turn->measure = true;
@@ -223,7 +200,9 @@ static struct begun begin(struct harp_timegate *g, struct harp_turn *turn,
         untold = free;
     }
     if (turn->measure && s->open == NULL) {
-        todo.start = bracket_open(s, turn->lane, now, free, cut);
+        turn->start = bracket_open(s, turn->lane, now, free, cut != NULL ? cut->end : NULL);
+        if (turn->start != NULL) /* the turn may be over before it is recorded */
+            turn->start->refs++;
         if (s->open != NULL)
             s->open->untold = untold;
     }
@@ -241,7 +220,7 @@ static struct begun begin(struct harp_timegate *g, struct harp_turn *turn,
     s->dirty[turn->lane] = true;
     s->inside++;
     l->inside++;
-    return todo;
+    return cut;
 }
 
 /* An end mark has been recorded. Lock held. */
@@ -307,21 +286,21 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
     turn->lane = harp_gate_admit(g, work, ns, measured);
     meter = harp_meter_of(g, ctx); /* waiting let the lock go */
     turn->stream = meter != NULL ? stream_in(g, meter, stream) : NULL;
-    struct begun todo = {0};
+    struct harp_bracket *cut = NULL;
     if (turn->stream != NULL && harp_gate_on(g)) {
         turn->gate = g;
-        todo = begin(g, turn, meter, ns, measured);
+        cut = begin(g, turn, meter, ns, measured);
     }
     pthread_mutex_unlock(&g->lock);
-    if (todo.cut != NULL)
-        harp_mark_record(todo.cut->end, stream);
-    if (todo.start != NULL)
-        harp_mark_record(todo.start, stream);
-    if (todo.cut != NULL) {
+    if (cut != NULL)
+        harp_mark_record(cut->end, stream);
+    if (turn->start != NULL)
+        harp_mark_record(turn->start, stream);
+    if (cut != NULL) {
         pthread_mutex_lock(&g->lock);
         struct harp_meter_stream *s = still_there(g, turn->stream);
-        unsigned other = todo.cut->lane;
-        ended(g, s, todo.cut);
+        unsigned other = cut->lane;
+        ended(g, s, cut);
         if (s != NULL && s->inside == 1 && g->lane[other].state != GATE_FREE)
             s->dirty[other] = false;
         pthread_mutex_unlock(&g->lock);
@@ -333,33 +312,19 @@ out:
     errno = saved;
 }
 
-void harp_time_unsee_all(void)
-{
-    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
-        struct harp_timegate *g = &harp_gates[dev];
-        if (!harp_gate_on(g))
-            continue;
-        pthread_mutex_lock(&g->lock);
-        for (unsigned lane = 0; lane < g->lanes; lane++)
-            harp_gate_unsee(g, lane);
-        pthread_mutex_unlock(&g->lock);
-    }
-}
-
 /* The launch went into the open bracket of its stream. Returns it if it is to be closed now, with
  * its end mark taken. Lock held. */
 static struct harp_bracket *joined(struct harp_turn *turn, struct harp_meter_stream *s)
 {
     struct harp_bracket *b = s->open;
-    if (b == NULL || b->lane != turn->lane)
-        return NULL;
+    if (b == NULL || b->lane != turn->lane || b->sample != turn->sample)
+        return NULL; /* of another turn: its own is over */
+    b->launches++;
     if (turn->estimate != NULL && b->n < HARP_BATCH_LAUNCHES) {
         b->rows[b->n] = turn->row;
         b->parts[b->n++] = turn->estimate;
         b->ns += turn->estimate->ns;
         b->unmeasured += turn->estimate->measured == 0;
-    } else {
-        b->more = true;
     }
     b->work = turn->work;
     if (turn->call != 0)
@@ -369,10 +334,16 @@ static struct harp_bracket *joined(struct harp_turn *turn, struct harp_meter_str
     bool now = b->sample || turn->call != 0 || b->n >= HARP_BATCH_LAUNCHES ||
                b->ns >= HARP_BATCH_NS || b->unmeasured != 0 || turn->on == CU_STREAM_PER_THREAD ||
                (!own_handle(turn->on) && !s->ctx->only_legacy);
-    if (!now || (b->end = harp_mark_take(s->ctx)) == NULL)
+    if (!now)
+        return NULL;
+    b->end = harp_mark_take(s->ctx);
+    if (b->end == NULL && !b->sample)
         return NULL;
     s->open = NULL;
-    return b;
+    if (b->end != NULL)
+        return b;
+    harp_bracket_free(b); /* the next sample has better luck; this one must not keep it off */
+    return NULL;
 }
 
 void harp_turn_end(struct harp_turn *turn, CUresult result)
@@ -403,6 +374,7 @@ void harp_turn_end(struct harp_turn *turn, CUresult result)
         s->dirty[turn->lane] = true; /* a mark of somebody else's may have come before us */
     }
     if (s != NULL) {
+        harp_mark_unref(turn->start);
         s->inside--;
         if (turn->see && l->state == GATE_FREE && harp_lane_of(g, turn->work) == turn->lane)
             see(s->ctx->ctx, turn->on, turn->work);

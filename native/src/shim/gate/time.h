@@ -36,10 +36,12 @@ struct harp_turn {              /* between begin and end of one gated call; on t
     CUstream on;
     enum harp_work work;
     unsigned lane;
-    bool measure;  /* events go round it */
-    bool traced;   /* ... for a trace */
-    uint64_t call; /* of a trace; 0: none */
-    bool see;      /* the next ones on this stream need no gate */
+    struct harp_mark *start; /* recorded before it; NULL: none was */
+    bool measure;            /* events go round it */
+    bool sample;             /* ... and what they tell stands for others */
+    bool traced;             /* ... for a trace */
+    uint64_t call;           /* of a trace; 0: none */
+    bool see;                /* the next ones on this stream need no gate */
 };
 
 #define HARP_SEEN   512

@@ -41,7 +41,8 @@ static void open_lane(struct harp_timegate *g, unsigned lane, const struct harp_
         l->free_ns = l->touched_ns = now; /* launched unseen, it may be long */
     if (!fresh && l->state != GATE_FREE && next == GATE_FREE) {
         struct harp_msg used = harp_gate_msg(g, lane, HARP_USED_TIME);
-        harp_gate_report(g, lane, now, &used); /* from here on it is sampled */
+        harp_gate_report(g, lane, now, &used);             /* from here on it is sampled ... */
+        l->sampled_launches -= harp_gate_unended(g, lane); /* ... and so is what is left of it */
         harp_session_tell(&used);
         harp_gate_turn_over(g, lane);
     }

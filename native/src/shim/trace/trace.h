@@ -58,7 +58,7 @@ static inline bool harp_trace_measures(void)
 uint64_t harp_trace_entered(bool measured);
 void harp_trace_captured(void);
 void harp_trace_measured(uint64_t call, uint64_t begin_ns, uint64_t duration_ns);
-/* time.c: all launches come by again. */
+/* marks.c: all launches come by again. */
 void harp_time_unsee_all(void);
 
 #endif
