@@ -268,6 +268,15 @@ def load(text: str, kernel: str, cache: Path) -> Loaded:
     return Loaded(compile_ptx(text, kernel, cache))
 
 
+def rows_and_quick(text: str, kernel: str, folder: Path) -> tuple[Loaded, Loaded]:
+    """The form of a kernel for rows of threads, and the quick one."""
+    c = ptxc("emit", "--kernel", kernel, text=text).stdout
+    assert "#define RT_ROWS 1\n" in c  # nothing would be tested otherwise
+    quick = ptxc("compile", "--quick", "--kernel", kernel, "--cache", str(folder / "q"), text=text)
+    assert quick.returncode == 0, quick.stderr
+    return Loaded(compile_ptx(text, kernel, folder / "c")), Loaded(Path(quick.stdout.strip()))
+
+
 def pointers(*addrs: int) -> bytes:
     return np.array(addrs, dtype=np.uint64).tobytes()
 

@@ -18,10 +18,10 @@ from ptx_harness import (
     TRAP,
     Device,
     Loaded,
-    compile_ptx,
     entry,
     pointers,
     ptxc,
+    rows_and_quick,
 )
 from random_ptx import Kernel
 from random_ptx_flow import call, carry, halves, local, reduce, two_predicates, uniform, warp
@@ -129,17 +129,7 @@ BODIES = {
         mov.u32 %r7, 1; mad.lo.u32 %r8, %r1, %r2, %r0; shl.b32 %r9, %r8, 2; st.shared.u32 [%r9], %r6;
         setp.gt.u32 %q0, %r6, 60; @%q0 exit; bar.sync 0; ld.shared.u32 %r7, [%r9];""",
 }
-#: may not be made for rows: nothing would be tested then
 SHAPES = ((1,), (15,), (16,), (17,), (64,), (40, 3), (16, 16), (33, 2, 2), (8, 8))
-
-
-def _both(text: str, kernel: str, folder: Path) -> tuple[Loaded, Loaded]:
-    """The form for rows, and the quick one."""
-    c = ptxc("emit", "--kernel", kernel, text=text).stdout
-    assert "#define RT_ROWS 1\n" in c
-    quick = ptxc("compile", "--quick", "--kernel", kernel, "--cache", str(folder / "q"), text=text)
-    assert quick.returncode == 0, quick.stderr
-    return Loaded(compile_ptx(text, kernel, folder / "c")), Loaded(Path(quick.stdout.strip()))
 
 
 def _run(code: Loaded, words: Sequence[int], block: Sequence[int]) -> tuple[object, ...]:
@@ -161,7 +151,7 @@ def _run(code: Loaded, words: Sequence[int], block: Sequence[int]) -> tuple[obje
 @pytest.mark.parametrize("name", BODIES)
 def test_rows_and_single_threads_are_alike(name: str, tmp_path: Path) -> None:
     text = HEAD + entry("k", 3, f"{PLACE}{BODIES[name]}\nst.global.u32 [%d2], %r7;")
-    rows, quick = _both(text, "k", tmp_path)
+    rows, quick = rows_and_quick(text, "k", tmp_path)
     random = np.random.default_rng(5)
     for block in SHAPES:
         for top in (100, 40):  # so that rows part, or none does
@@ -175,7 +165,7 @@ def test_a_row_at_the_end_of_mapped_memory_faults_where_a_thread_does(tmp_path: 
     body = """
         mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0;
         mov.u32 %r1, 1; st.global.u32 [%d1], %r1;"""
-    rows, quick = _both(HEAD + entry("k", 1, body), "k", tmp_path)
+    rows, quick = rows_and_quick(HEAD + entry("k", 1, body), "k", tmp_path)
     for at, stop in ((-40, ILLEGAL_ADDRESS), (-128, DONE), (-39, MISALIGNED), (8, ILLEGAL_ADDRESS)):
         seen = []
         for code in (rows, quick):
@@ -198,7 +188,7 @@ def test_a_row_at_the_end_of_shared_memory_faults_where_a_thread_does(
         st.shared.u32 [%r1], %r0; ld.shared.u32 %r2, [%r1];
         mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0; st.global.u32 [%d1], %r2;"""
     seen = []
-    for code in _both(HEAD + entry("k", 1, body), "k", tmp_path):
+    for code in rows_and_quick(HEAD + entry("k", 1, body), "k", tmp_path):
         device = Device()
         result = code.run(device, pointers(ARENA_BASE), block=(16,), dyn_shared=256)
         words = device.view(ARENA_BASE, np.uint32, 16).tolist()
@@ -211,11 +201,11 @@ def test_a_row_at_the_end_of_shared_memory_faults_where_a_thread_does(
     )
 
 
-def test_a_row_across_two_pages_reads_both(tmp_path: Path) -> None:
+def test_a_row_across_two_pages_readsrows_and_quick(tmp_path: Path) -> None:
     body = """
         mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0; add.u64 %d2, %p1, %d0;
         ld.global.u32 %r1, [%d1]; st.global.u32 [%d2], %r1;"""
-    rows, quick = _both(HEAD + entry("k", 2, body), "k", tmp_path)
+    rows, quick = rows_and_quick(HEAD + entry("k", 2, body), "k", tmp_path)
     for code in (rows, quick):
         device = Device()
         device.view(ARENA_BASE + PAGE - 32, np.uint32, 16)[:] = np.arange(16)
@@ -237,7 +227,7 @@ def test_a_row_at_the_arenas_ends_faults_where_a_thread_does(
     body = """
         mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0;
         ld.global.u32 %r1, [%d1];"""
-    for code in _both(HEAD + entry("k", 1, body), "k", tmp_path):
+    for code in rows_and_quick(HEAD + entry("k", 1, body), "k", tmp_path):
         device = Device(pages=2)
         device.map = np.full(3, 3, np.uint8)
         result = code.run(device, pointers(ARENA_BASE + at), block=(16,))
@@ -252,7 +242,7 @@ def test_a_row_whose_threads_are_not_all_aligned_faults_where_a_thread_does(tmp_
     body = """
         mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0;
         ld.global.v2.u32 {%r1, %r2}, [%d1]; st.global.v2.u32 [%d1+1024], {%r1, %r2};"""
-    for code in _both(HEAD + entry("k", 1, body), "k", tmp_path):
+    for code in rows_and_quick(HEAD + entry("k", 1, body), "k", tmp_path):
         result = code.run(Device(), pointers(ARENA_BASE), block=(16,))
         assert (result.stop, result.fault_addr) == (MISALIGNED, ARENA_BASE + 4)
 
@@ -261,7 +251,7 @@ def test_a_row_that_reaches_beyond_two_pages_reads_all_of_them(tmp_path: Path) -
     body = f"""
         mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, {PAGE // 8}; add.u64 %d1, %p0, %d0;
         mul.wide.u32 %d0, %r0, 4; add.u64 %d2, %p1, %d0; ld.global.u32 %r1, [%d1]; st.global.u32 [%d2], %r1;"""
-    for code in _both(HEAD + entry("k", 2, body), "k", tmp_path):
+    for code in rows_and_quick(HEAD + entry("k", 2, body), "k", tmp_path):
         device = Device()
         out = ARENA_BASE + 5 * PAGE
         device.map[1] = 2  # the middle one may be written, not read
@@ -274,7 +264,7 @@ def test_a_barrier_that_not_all_reach_ends_the_block(tmp_path: Path) -> None:
     body = """
         mov.u32 %r0, %tid.x; setp.lt.u32 %q0, %r0, 20; @%q0 bra A; bar.sync 1; bra E;
         A: bar.sync 2; E:"""
-    rows, quick = _both(HEAD + entry("k", 1, body), "k", tmp_path)
+    rows, quick = rows_and_quick(HEAD + entry("k", 1, body), "k", tmp_path)
     for code in (rows, quick):
         device = Device()
         result = code.run(device, pointers(ARENA_BASE), block=(48,))
@@ -289,7 +279,7 @@ def test_parted_rows_poll_as_often_as_threads(tmp_path: Path) -> None:
         L: sub.u32 %r1, %r1, 1; setp.ne.u32 %q0, %r1, 0; @%q0 bra L;
         mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0; st.global.u32 [%d1], %r1;"""
     polls = []
-    for code in _both(HEAD + entry("k", 1, body), "k", tmp_path):
+    for code in rows_and_quick(HEAD + entry("k", 1, body), "k", tmp_path):
         device = Device()
         result = code.run(device, pointers(ARENA_BASE), block=(1024,))
         assert result.stop == DONE
@@ -318,7 +308,7 @@ def _random(seed: int, folder: Path, steps: int) -> bool:
     if "#define RT_ROWS 1\n" not in ptxc("emit", "--kernel", "random", text=kernel.ptx).stdout:
         return False
     seen = []
-    for code in _both(kernel.ptx, "random", folder):
+    for code in rows_and_quick(kernel.ptx, "random", folder):
         device = Device()
         arrays = [device.put(data) for data in kernel.inputs.values()]
         out, cells = device.put(np.zeros(kernel.out_bytes, np.uint8)), device.alloc(64)

@@ -29,8 +29,9 @@ static bool is_plain(const char *c, size_t bytes)
     static size_t before, behind; /* the run time's own text, the same each time */
     bool quoted = false;
     if (!before) {
-        before = strlen(prelude_abi) + strlen(prelude_core) + strlen(prelude_arith) +
-                 strlen(prelude_float) + strlen(prelude_pack) + strlen(prelude_atomic);
+        before = strlen(prelude_abi) + strlen(prelude_switch) + strlen(prelude_core) +
+                 strlen(prelude_arith) + strlen(prelude_float) + strlen(prelude_pack) +
+                 strlen(prelude_atomic);
         behind = strlen(prelude_tail);
     }
     c += before;

@@ -89,7 +89,9 @@ static void set_stack(struct job *job, bool fibers)
     }
     memcpy(value, stack, sizeof(value));
     value[3] = frames + 2048;
-    value[0] = (value[1] + frames + 63) & ~63ull;
+    /* 16 times an odd number: what fibers, or rows of 16, have at the same depth does not fall into
+     * the same few sets of a cache. */
+    value[0] = ((value[1] + frames + 15) & ~15ull) | 16;
     memcpy(stack, value, sizeof(value));
     value[2] += value[0];
     memcpy(thread, &value[2], 8);

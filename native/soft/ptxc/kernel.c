@@ -302,8 +302,8 @@ void emit_kernel(struct emitter *e, const char *name)
             ~(uint64_t)15);
     put(e, "#define RT_NEXT_THREAD %s\n",
         e->sleeps ? "(T->in = T->sleep > T->in ? T->sleep : T->in, T->sleep = 0)" : "(void)0");
-    put(e, "%s%s%s%s%s%s", prelude_abi, prelude_core, prelude_arith, prelude_float, prelude_pack,
-        prelude_atomic);
+    put(e, "%s%s%s%s%s%s%s", prelude_abi, prelude_switch, prelude_core, prelude_arith,
+        prelude_float, prelude_pack, prelude_atomic);
     if (e->eights)
         put(e, "%s", prelude_eights);
     if (e->meets)

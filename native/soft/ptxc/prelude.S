@@ -8,6 +8,7 @@
     .byte 0
     .endm
     text prelude_abi, "soft/ptxc/ptx_rt.h"
+    text prelude_switch, "soft/ptxc/rt/switch.h"
     text prelude_core, "soft/ptxc/rt/core.h"
     text prelude_arith, "soft/ptxc/rt/arith.h"
     text prelude_float, "soft/ptxc/rt/float.h"

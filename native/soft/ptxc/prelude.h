@@ -6,6 +6,7 @@
 #define HARP_PTXC_PRELUDE_H
 
 extern const char prelude_abi[] __attribute__((visibility("hidden")));
+extern const char prelude_switch[] __attribute__((visibility("hidden")));
 extern const char prelude_core[] __attribute__((visibility("hidden")));
 extern const char prelude_arith[] __attribute__((visibility("hidden")));
 extern const char prelude_float[] __attribute__((visibility("hidden")));

@@ -136,7 +136,7 @@ static void emit_way_out(struct emitter *e, const struct rows *rows)
             continue;
         const char *c = register_c(&e->body->regs[i]);
         if (is_own(rows, i))
-            put(e, "EACH out_.v%u[l_] = v%u[l_];\n", i, i);
+            put(e, "ROW_GET_%u(out_.v%u, V%u);\n", rows->bytes[i], i, i);
         else if (rows->regs[i].stride)
             put(e, "EACH out_.v%u[l_] = (%s)(r%u + l_ * (%s)%" PRId64 "ll);\n", i, c, i, c,
                 rows->regs[i].stride);
@@ -154,6 +154,8 @@ static void emit_way_out(struct emitter *e, const struct rows *rows)
 }
 
 /* ------------------------------------------------------------------------- instructions ------- */
+
+#define KEPT_NONE UINT32_MAX
 
 struct seen {
     uint32_t regs[64], count;
@@ -182,9 +184,24 @@ static void note_operand(struct seen *seen, const struct ptx_operand *op)
         note_operand(seen, &op->parts[i]);
 }
 
+/* Between statements an own register is V5, of vectors that the compiler keeps in registers; within
+ * one it is an array, v5, which loops go over and which the compiler sees through. */
+static void emit_array(struct emitter *e, const struct rows *rows, uint32_t reg)
+{
+    put(e, "%s v%u[16]; ROW_GET_%u(v%u, V%u); ", register_c(&e->body->regs[reg]), reg,
+        rows->bytes[reg], reg, reg);
+}
+
+static void emit_back(struct emitter *e, const struct rows *rows, uint32_t reg)
+{
+    put(e, "ROW_PUT_%u(V%u, v%u); ", rows->bytes[reg], reg, reg);
+    if (rows->counts[reg])
+        put(e, "n%u = rt_count(v%u); ", reg, reg);
+}
+
 /* One thread's text in a loop over the row, `loop`. Inside, r5 is the thread's; round it b5 the
- * first's. */
-static void emit_loop(struct emitter *e, const struct rows *rows, const char *loop)
+ * first's, or v5 an array of all. That of `kept`, a register or KEPT_NONE, is the caller's. */
+static void emit_loop(struct emitter *e, const struct rows *rows, const char *loop, uint32_t kept)
 {
     struct ptx_instr *in = e->in;
     struct seen seen = {0};
@@ -194,10 +211,13 @@ static void emit_loop(struct emitter *e, const struct rows *rows, const char *lo
     if (split)
         note_register(&seen, in->guard - 1);
     put(e, "{");
-    for (uint32_t i = 0; i < seen.count; i++)
-        if (!is_own(rows, seen.regs[i]) && rows->regs[seen.regs[i]].stride)
-            put(e, "const %s b%u = r%u; ", register_c(&e->body->regs[seen.regs[i]]), seen.regs[i],
-                seen.regs[i]);
+    for (uint32_t i = 0; i < seen.count; i++) {
+        uint32_t reg = seen.regs[i];
+        if (is_own(rows, reg) && reg != kept)
+            emit_array(e, rows, reg);
+        else if (!is_own(rows, reg) && rows->regs[reg].stride)
+            put(e, "const %s b%u = r%u; ", register_c(&e->body->regs[reg]), reg, reg);
+    }
     if (seen.tid_x)
         put(e, "const uint32_t X_ = TID0; ");
     put(e, "%s {", loop);
@@ -222,34 +242,31 @@ static void emit_loop(struct emitter *e, const struct rows *rows, const char *lo
         note_operand(&results, &in->ops[0]);
     for (uint32_t i = 0; i < results.count; i++)
         put(e, "v%u[l_] = r%u; ", results.regs[i], results.regs[i]);
-    put(e, "}}");
+    put(e, "}");
+    for (uint32_t i = 0; i < results.count; i++)
+        if (results.regs[i] != kept)
+            emit_back(e, rows, results.regs[i]);
+    put(e, "}");
 }
 
 static void emit_each(struct emitter *e, const struct rows *rows)
 {
-    const struct ptx_operand *to = e->in->op_count ? &e->in->ops[0] : NULL;
-    emit_loop(e, rows, e->row_pointer ? "EACH_APART" : "EACH");
-    if (!to || is(e->in, "st") || is(e->in, "red"))
-        return;
-    if (to->kind == OPND_REG && rows->counts[to->reg])
-        put(e, "n%u = rt_count(v%u);", to->reg, to->reg);
-    if (to->pair && rows->counts[to->pair - 1])
-        put(e, "n%u = rt_count(v%u);", to->pair - 1, to->pair - 1);
+    emit_loop(e, rows, e->row_pointer ? "EACH_APART" : "EACH", KEPT_NONE);
 }
 
 static void emit_steady(struct emitter *e, const struct rows *rows, const struct ptx_operand *op)
 {
     enum ptx_type t = type_mod(e->in, 0);
     uint32_t to = e->in->ops[0].reg;
-    put(e, "{");
-    emit_loop(e, rows, "ENDS");
+    put(e, "{_Bool v%u[16]; ", to);
+    emit_loop(e, rows, "ENDS", to);
     put(e, "if (LIKELY(v%u[0] == v%u[15] && !RT_WRAPS_%s(r%u, %" PRId64 "ll))) {", to, to,
         t == TY_U32   ? "u32"
         : t == TY_S32 ? "s32"
         : t == TY_U64 ? "u64"
                       : "s64",
         op->reg, rows->regs[op->reg].stride);
-    put(e, "const _Bool all_ = v%u[0]; EACH v%u[l_] = all_; ", to, to);
+    put(e, "const _Bool all_ = v%u[0]; EACH v%u[l_] = all_; ROW_PUT_1(V%u, v%u); ", to, to, to, to);
     if (rows->counts[to])
         put(e, "n%u = all_ ? 16 : 0;", to);
     put(e, "} else {");
@@ -266,10 +283,14 @@ static uint32_t row_access(const struct emitter *e, const struct rows *rows)
         return 0;
     if (has_mod(in, "param") || has_mod(in, "param::entry") || has_mod(in, "param::func"))
         return 0;
+    const struct ptx_operand *base = &memory_operand(in)->parts[0];
     struct row_class c = rows_class(rows, memory_operand(in));
     uint32_t bytes = ptx_types[t].bytes * (has_mod(in, "v4") ? 4u : has_mod(in, "v2") ? 2u : 1u);
-    bool named = memory_operand(in)->parts[0].kind != OPND_REG;
-    return c.kind == ROW_STRIDE && !named && c.stride > 0 && c.stride % bytes == 0 ? bytes : 0;
+    if (base->kind != OPND_REG)
+        return 0;
+    if (c.kind == ROW_OWN) /* maybe one behind the other: that is seen when it runs */
+        return rows->bytes[base->reg] == 4 || rows->bytes[base->reg] == 8 ? bytes : 0;
+    return c.kind == ROW_STRIDE && c.stride > 0 && c.stride % bytes == 0 ? bytes : 0;
 }
 
 static void emit_access(struct emitter *e, const struct rows *rows, uint32_t bytes)
@@ -277,15 +298,22 @@ static void emit_access(struct emitter *e, const struct rows *rows, uint32_t byt
     struct ptx_instr *in = e->in;
     const struct ptx_operand *mem = memory_operand(in);
     bool shared = has_mod(in, "shared") || has_mod(in, "shared::cta"), store = is(in, "st");
-    int64_t stride = rows_class(rows, mem).stride;
-    const char *address = memory_address(e, mem);
-    put(e, "{const uint64_t m_ = %s; ", address);
+    uint32_t reg = mem->parts[0].reg;
+    int64_t stride = is_own(rows, reg) ? bytes : rows->regs[reg].stride;
+    put(e, "{");
+    if (is_own(rows, reg)) {
+        emit_array(e, rows, reg);
+        put(e, "const %s r%u = v%u[0]; ", register_c(&e->body->regs[reg]), reg, reg);
+    }
+    put(e, "const uint64_t m_ = %s; if (", memory_address(e, mem));
+    if (is_own(rows, reg))
+        put(e, "rt_even_%u(v%u, %uu) && ", rows->bytes[reg], reg, bytes);
     if (shared)
-        put(e, "if (LIKELY(RT_ROW_SHARED(m_, %uu, %" PRId64 "u))) {unsigned char *q_ = SB + m_; ",
+        put(e, "LIKELY(RT_ROW_SHARED(m_, %uu, %" PRId64 "u))) {unsigned char *q_ = SB + m_; ",
             bytes, stride);
     else
         put(e,
-            "if (LIKELY(RT_ROW_GLOBAL(m_, %uu, %" PRId64 "u, %d))) {unsigned char *q_ = "
+            "LIKELY(RT_ROW_GLOBAL(m_, %uu, %" PRId64 "u, %d))) {unsigned char *q_ = "
             "(unsigned char *)(m_ + (uint64_t)AD); %s += %uu; ",
             bytes, stride, store, store ? "sb" : "lb", bytes * ROW);
     e->row_pointer = say(e, "(q_ + l_ * %" PRId64 "u)", stride);
@@ -296,7 +324,7 @@ static void emit_access(struct emitter *e, const struct rows *rows, uint32_t byt
     put(e, "}");
 }
 
-static void emit_split_jump(struct emitter *e)
+static void emit_split_jump(struct emitter *e, const struct rows *rows)
 {
     struct ptx_instr *in = e->in;
     uint32_t to = is(in, "bra") && in->ops[0].label ? in->ops[0].label->at : e->body->code_count;
@@ -304,8 +332,9 @@ static void emit_split_jump(struct emitter *e)
     put(e, "{const uint32_t n_ = n%u; if (n_ == %u) {", in->guard - 1,
         in->guard_negated ? 0u : 16u);
     emit_instruction(e);
-    put(e, "} if (n_ != %u) {EACH to_[l_] = %sv%u[l_] ? %u : %u; goto part;}}",
-        in->guard_negated ? 16u : 0u, sign, in->guard - 1, to, e->at + 1);
+    put(e, "} if (n_ != %u) {", in->guard_negated ? 16u : 0u);
+    emit_array(e, rows, in->guard - 1);
+    put(e, "EACH to_[l_] = %sv%u[l_] ? %u : %u; goto part;}}", sign, in->guard - 1, to, e->at + 1);
 }
 
 /* Before a statement that begins a block: its instructions are counted again by each thread. */
@@ -318,7 +347,7 @@ static void emit_one(struct emitter *e, const struct rows *rows)
 {
     struct ptx_instr *in = e->in;
     if (is_split(rows, in) && leaves(in)) {
-        emit_split_jump(e);
+        emit_split_jump(e, rows);
         return;
     }
     if (is_split(rows, in) && is_meeting(in)) {
@@ -359,7 +388,10 @@ void rows_emit(struct emitter *e, struct rows *rows, const bool *starts)
         if (!body->regs[i].used)
             continue;
         const char *c = register_c(&body->regs[i]);
-        put(e, is_own(rows, i) ? "%s v%u[16] = {0};\n" : "%s r%u = 0;\n", c, i);
+        if (is_own(rows, i))
+            put(e, "struct rt_row%u V%u = {0};\n", rows->bytes[i], i);
+        else
+            put(e, "%s r%u = 0;\n", c, i);
         if (rows->counts[i])
             put(e, "uint32_t n%u = 0;\n", i);
     }

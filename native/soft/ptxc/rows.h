@@ -5,11 +5,13 @@
  *
  * (1) A register that has the same value in all threads of a row, or one that grows by a constant
  *     from thread to thread (its stride), is one variable: the first thread's. Its arithmetic is
- *     the one thread's, so addresses cost a row as much as a thread. Others are arrays of sixteen,
- *     and their instructions loops over the row that the compiler makes vector instructions of.
+ *     the one thread's, so addresses cost a row as much as a thread. Others are vectors, and their
+ *     instructions loops over an array of them that the compiler makes vector instructions of.
  * (2) A row stays together while its threads branch alike. Where they do not, each goes on alone
  *     from there in the text for one thread, which is there too.
  * (3) An access to a range that is all mapped is checked once; else thread by thread, as alone.
+ *     Addresses that nothing was known of may lie one behind the other too: that is looked at
+ * first.
  */
 #ifndef HARP_PTXC_ROWS_H
 #define HARP_PTXC_ROWS_H

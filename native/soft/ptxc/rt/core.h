@@ -1,15 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Text that harp-ptxc puts before every translated kernel (after ptx_rt.h): the thread, memory and
+ * Text that harp-ptxc puts before every translated kernel (after switch.h): the thread, memory and
  * the ways out. Freestanding: no libc, no libm, no libgcc.
  */
-typedef unsigned __int128 u128;
-
-#define INLINE      static inline __attribute__((always_inline, unused))
-#define COLD        static __attribute__((noinline, cold, unused))
-#define LIKELY(x)   __builtin_expect(!!(x), 1)
-#define UNLIKELY(x) __builtin_expect(!!(x), 0)
-
 /* Generic addresses of the spaces that have no device address. Non-canonical on x86-64 and
  * aarch64: no host pointer and no arena address lies here. The low 32 bits are the offset. */
 #define SHARED_WINDOW 0x0100000000000000ull
@@ -60,7 +53,8 @@ struct sched {
     void *leave_sp; /* of run_block: where a stopped block goes */
     void *main_sp;  /* of the scheduler, while a fiber runs */
     void (*call)(void *);
-    void *call_arg; /* a call to make on the scheduler's stack: a fiber's is small */
+    void *call_arg;        /* a call to make on the scheduler's stack: a fiber's is small */
+    struct thread *caller; /* who goes on then */
     enum ptx_stop stop;
     uint32_t threads, done;
     int want_poll; /* 1; RT_SPUN too: a thread of it waits in a loop */
@@ -122,79 +116,6 @@ __attribute__((visibility("hidden"), used)) void *memset(void *to, int c, size_t
     return to;
 }
 
-/* rt_enter(save, fn, arg): saves the callee-saved registers, stores the stack pointer in *save and
- * calls fn(arg). rt_leave(sp): returns from that rt_enter, whatever lies above it on the stack.
- * rt_switch(save, to): as rt_enter's saving, then goes on where `to` was saved.
- * rt_start(save, top, fn, arg): saves, then calls fn(arg) on a new stack; fn never returns. */
-void rt_enter(void **save, void (*fn)(void *), void *arg);
-_Noreturn void rt_leave(void *sp);
-void rt_switch(void **save, void *to);
-void rt_start(void **save, void *top, void (*fn)(void *), void *arg);
-
-#if defined(__x86_64__)
-__asm__(".text\n"
-        ".type rt_enter, @function\n.type rt_leave, @function\n"
-        ".type rt_switch, @function\n.type rt_start, @function\n"
-        "rt_enter:\n"
-        "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
-        "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rdx, %rdi\n  call *%rsi\n"
-        "rt_back:\n"
-        "  add $8, %rsp\n"
-        "  pop %r15\n  pop %r14\n  pop %r13\n  pop %r12\n  pop %rbx\n  pop %rbp\n  ret\n"
-        "rt_leave:\n  mov %rdi, %rsp\n  jmp rt_back\n"
-        "rt_switch:\n"
-        "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
-        "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rsi, %rsp\n  jmp rt_back\n"
-        "rt_start:\n"
-        "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
-        "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rsi, %rsp\n  and $-16, %rsp\n"
-        "  mov %rcx, %rdi\n  xor %ebp, %ebp\n  call *%rdx\n  ud2\n");
-INLINE uint32_t rt_fp_get(void)
-{
-    uint32_t csr;
-    __asm__ volatile("stmxcsr %0" : "=m"(csr));
-    return csr;
-}
-INLINE void rt_fp_set(uint32_t csr)
-{
-    __asm__ volatile("ldmxcsr %0" : : "m"(csr) : "memory");
-}
-#define RT_FP_DEFAULT 0x1f80u
-#elif defined(__aarch64__)
-#define RT_SAVE                                                                                    \
-    "  sub sp, sp, #176\n  stp x19, x20, [sp]\n  stp x21, x22, [sp, #16]\n"                        \
-    "  stp x23, x24, [sp, #32]\n  stp x25, x26, [sp, #48]\n  stp x27, x28, [sp, #64]\n"            \
-    "  stp x29, x30, [sp, #80]\n  stp d8, d9, [sp, #96]\n  stp d10, d11, [sp, #112]\n"             \
-    "  stp d12, d13, [sp, #128]\n  stp d14, d15, [sp, #144]\n  mov x9, sp\n  str x9, [x0]\n"
-__asm__(".text\n"
-        ".type rt_enter, %function\n.type rt_leave, %function\n"
-        ".type rt_switch, %function\n.type rt_start, %function\n"
-        "rt_enter:\n" RT_SAVE "  mov x0, x2\n  blr x1\n"
-        "rt_back:\n"
-        "  ldp x19, x20, [sp]\n  ldp x21, x22, [sp, #16]\n  ldp x23, x24, [sp, #32]\n"
-        "  ldp x25, x26, [sp, #48]\n  ldp x27, x28, [sp, #64]\n  ldp x29, x30, [sp, #80]\n"
-        "  ldp d8, d9, [sp, #96]\n  ldp d10, d11, [sp, #112]\n  ldp d12, d13, [sp, #128]\n"
-        "  ldp d14, d15, [sp, #144]\n  add sp, sp, #176\n  ret\n"
-        "rt_leave:\n  mov sp, x0\n  b rt_back\n"
-        "rt_switch:\n" RT_SAVE "  mov sp, x1\n  b rt_back\n"
-        "rt_start:\n" RT_SAVE
-        "  and x1, x1, #-16\n  mov sp, x1\n  mov x29, xzr\n  mov x30, xzr\n  mov x0, x3\n"
-        "  blr x2\n  brk #0\n");
-INLINE uint32_t rt_fp_get(void)
-{
-    uint64_t v;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(v));
-    return (uint32_t)v;
-}
-INLINE void rt_fp_set(uint32_t v)
-{
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)v) : "memory");
-}
-#define RT_FP_DEFAULT 0u
-#else
-#error "harp-ptxc knows x86-64 and aarch64"
-#endif
-
 /* Ends the block. */
 COLD _Noreturn void rt_stop(struct thread *T, enum ptx_stop why, uint64_t addr, const char *where)
 {
@@ -204,12 +125,27 @@ COLD _Noreturn void rt_stop(struct thread *T, enum ptx_stop why, uint64_t addr, 
     rt_leave(T->S->leave_sp);
 }
 
+#if RT_FIBERS
+#define STACK_MAGIC 0x5afe57ac4b0b0b0bull
+INLINE void rt_stack_look(struct thread *T)
+{
+    if (UNLIKELY(*(uint64_t *)T->stack != STACK_MAGIC))
+        rt_stop(T, PTX_STOP_STACK, 0, "kernel: stack");
+}
+INLINE void rt_yield(struct thread *T)
+{
+    rt_stack_look(T);
+    rt_switch(&T->sp, T->S->main_sp);
+}
+#endif
+
 INLINE void rt_host(struct thread *T, void (*fn)(void *), void *arg)
 {
 #if RT_FIBERS
     T->S->call_arg = arg;
     T->S->call = fn;
-    rt_switch(&T->sp, T->S->main_sp);
+    T->S->caller = T;
+    rt_yield(T);
 #else
     fn(arg);
 #endif
@@ -324,8 +260,9 @@ static __attribute__((noinline)) void *rt_generic(struct thread *T, uint64_t a, 
                                                     : rt_slow(T, a_, (n), (w), (where));           \
     })
 #endif
-/* An address may come from a 64-bit register and be negative: the sum alone would wrap. */
-#define RT_OUT(a, n, size) ((a) >= (size) || (a) + (n) > (size))
+/* An address may come from a 64-bit register and be negative: the sum alone would wrap. Of one from
+ * a 32-bit register compilers see that it cannot. */
+#define RT_OUT(a, n, size) ((a) >> 32 || (a) + (n) > (size))
 #define RT_SHARED(a, n, where)                                                                     \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
@@ -367,7 +304,7 @@ COLD uint64_t rt_breathe(struct thread *T, uint64_t ic)
 #if RT_FIBERS
     T->S->want_poll |= 1;
     T->spun = 1;
-    rt_switch(&T->sp, T->S->main_sp);
+    rt_yield(T);
 #else
     if (T->L->host->poll && T->L->host->poll(T->L))
         rt_stop(T, PTX_STOP_ABANDONED, 0, NULL);

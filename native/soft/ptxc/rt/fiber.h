@@ -32,7 +32,6 @@ enum {
     OP_ELECT,
     OP_MMA,
 };
-#define STACK_MAGIC 0x5afe57ac4b0b0b0bull
 
 /* {bytes of a fiber's stack, its least value, scratch per thread without it, margin of the check};
  * the first and last are written into the compiled file. */
@@ -43,11 +42,6 @@ extern const volatile uint64_t harp_stack[4] __attribute__((visibility("hidden")
         if (UNLIKELY((unsigned char *)__builtin_frame_address(0) < T->stack + harp_stack[3]))      \
             rt_stop(T, PTX_STOP_STACK, 0, (where));                                                \
     } while (0)
-
-INLINE void rt_yield(struct thread *T)
-{
-    rt_switch(&T->sp, T->S->main_sp);
-}
 
 /* Everything but its place in the block, which T has. */
 INLINE void rt_thread_begin(struct sched *S, struct thread *T, const struct ptx_launch *L,
@@ -280,22 +274,44 @@ static uint32_t rt_activemask(struct thread *T, uint32_t site, const char *where
 
 /* ------------------------------------------------------------------------------ barriers ------ */
 
-static void rt_bar_try(struct sched *S, uint32_t id)
+/* T waits. Its neighbour, if that can run, is gone on with: it would be the scheduler's next,
+ * unless lanes of a warp are to meet first. */
+INLINE void rt_wait(struct thread *T)
+{
+#if !RT_WARPS
+    struct thread *next = T + T->at_once;
+    if (LIKELY(next < T->S->t + T->S->threads && next->state == ST_READY && !next->spun &&
+               next->sp)) {
+        rt_stack_look(T);
+        rt_switch(&T->sp, next->sp);
+        return;
+    }
+#endif
+    rt_yield(T);
+}
+
+static __attribute__((noinline)) void rt_bar_open(struct sched *S, uint32_t id)
 {
     struct barrier *b = &S->bars[id];
-    uint32_t all = b->expected == 0;
-    if (!b->arrived || b->arrived + (all ? S->done : 0) < (all ? S->threads : b->expected))
-        return;
-    for (uint32_t i = 0; b->waiting && i < S->threads; i += S->t[i].at_once) {
-        struct thread *t = &S->t[i];
+    const uint32_t pop = b->pop, preds = b->all | b->any << 1;
+    uint32_t waiting = b->waiting;
+    const struct thread *end = S->t + S->threads;
+    for (struct thread *t = S->t; waiting && t < end; t += t->at_once) {
         if (t->state != ST_BAR || t->id != id)
             continue;
-        t->out = b->pop;
-        t->out_pred = b->all | b->any << 1;
+        t->out = pop;
+        t->out_pred = preds;
         t->state = ST_READY;
-        b->waiting--;
+        waiting--;
     }
     *b = (struct barrier){.all = 1};
+}
+INLINE void rt_bar_try(struct sched *S, uint32_t id)
+{
+    const struct barrier *b = &S->bars[id];
+    const uint32_t all = b->expected == 0;
+    if (b->arrived && b->arrived + (all ? S->done : 0) >= (all ? S->threads : b->expected))
+        rt_bar_open(S, id);
 }
 /* count 0: all threads of the block that have not ended. */
 static void rt_bar_come(struct thread *T, uint32_t id, uint32_t count, int wait, int pred,
@@ -316,7 +332,7 @@ static void rt_bar_come(struct thread *T, uint32_t id, uint32_t count, int wait,
     }
     rt_bar_try(S, id);
     if (T->state == ST_BAR)
-        rt_yield(T);
+        rt_wait(T);
 }
 static void rt_bar(struct thread *T, uint32_t id, uint32_t count, int wait, int pred,
                    const char *where)
@@ -380,10 +396,8 @@ static void rt_resume(struct sched *S, struct thread *t)
         void (*call)(void *) = S->call;
         S->call = NULL;
         call(S->call_arg);
-        rt_switch(&S->main_sp, t->sp);
+        rt_switch(&S->main_sp, S->caller->sp);
     }
-    if (UNLIKELY(*(uint64_t *)t->stack != STACK_MAGIC))
-        rt_stop(t, PTX_STOP_STACK, 0, "kernel: stack");
 }
 
 #if RT_WARPS

@@ -7,6 +7,74 @@
 /* Where the threads' places in memory are known to differ. */
 #define EACH_APART _Pragma("GCC ivdep") EACH
 
+/* A register of a row, between statements: as many of the widest vectors as it takes. Arrays would
+ * stay in memory: compilers put them in registers only before they make vectors of loops. */
+#if defined(__AVX512F__)
+#define RT_VECTOR 64
+#elif defined(__AVX__)
+#define RT_VECTOR 32
+#else
+#define RT_VECTOR 16
+#endif
+#define ROW_TYPE(bytes)                                                                            \
+    typedef uint8_t rt_piece##bytes                                                                \
+        __attribute__((vector_size(16 * (bytes) < RT_VECTOR ? 16 * (bytes) : RT_VECTOR)));         \
+    typedef rt_piece##bytes rt_place##bytes __attribute__((aligned(1), may_alias));                \
+    struct rt_row##bytes {                                                                         \
+        rt_piece##bytes p[16 * (bytes) / sizeof(rt_piece##bytes)];                                 \
+    };
+ROW_TYPE(1)
+ROW_TYPE(2)
+ROW_TYPE(4)
+ROW_TYPE(8)
+ROW_TYPE(16)
+/* Text rather than loops: what a loop indexes is not put in registers. */
+#define ROW_ONCE(op, b, v, V, i)    op(b, v, V, i);
+#define ROW_TWICE(op, b, v, V, i)   ROW_ONCE(op, b, v, V, i) ROW_ONCE(op, b, v, V, (i) + 1)
+#define ROW_FOUR(op, b, v, V, i)    ROW_TWICE(op, b, v, V, i) ROW_TWICE(op, b, v, V, (i) + 2)
+#define ROW_EIGHT(op, b, v, V, i)   ROW_FOUR(op, b, v, V, i) ROW_FOUR(op, b, v, V, (i) + 4)
+#define ROW_SIXTEEN(op, b, v, V, i) ROW_EIGHT(op, b, v, V, i) ROW_EIGHT(op, b, v, V, (i) + 8)
+#define ROW_OUT(b, v, V, i)         ((rt_place##b *)(v))[i] = (V).p[i]
+#define ROW_IN(b, v, V, i)          (V).p[i] = ((const rt_place##b *)(v))[i]
+#if RT_VECTOR == 64
+#define ROW_EACH_2  ROW_ONCE
+#define ROW_EACH_4  ROW_ONCE
+#define ROW_EACH_8  ROW_TWICE
+#define ROW_EACH_16 ROW_FOUR
+#elif RT_VECTOR == 32
+#define ROW_EACH_2  ROW_ONCE
+#define ROW_EACH_4  ROW_TWICE
+#define ROW_EACH_8  ROW_FOUR
+#define ROW_EACH_16 ROW_EIGHT
+#else
+#define ROW_EACH_2  ROW_TWICE
+#define ROW_EACH_4  ROW_FOUR
+#define ROW_EACH_8  ROW_EIGHT
+#define ROW_EACH_16 ROW_SIXTEEN
+#endif
+#define ROW_GET_1(v, V)  ROW_ONCE(ROW_OUT, 1, v, V, 0)
+#define ROW_GET_2(v, V)  ROW_EACH_2(ROW_OUT, 2, v, V, 0)
+#define ROW_GET_4(v, V)  ROW_EACH_4(ROW_OUT, 4, v, V, 0)
+#define ROW_GET_8(v, V)  ROW_EACH_8(ROW_OUT, 8, v, V, 0)
+#define ROW_GET_16(v, V) ROW_EACH_16(ROW_OUT, 16, v, V, 0)
+#define ROW_PUT_1(V, v)  ROW_ONCE(ROW_IN, 1, v, V, 0)
+#define ROW_PUT_2(V, v)  ROW_EACH_2(ROW_IN, 2, v, V, 0)
+#define ROW_PUT_4(V, v)  ROW_EACH_4(ROW_IN, 4, v, V, 0)
+#define ROW_PUT_8(V, v)  ROW_EACH_8(ROW_IN, 8, v, V, 0)
+#define ROW_PUT_16(V, v) ROW_EACH_16(ROW_IN, 16, v, V, 0)
+
+/* Does a register grow by n from thread to thread? */
+#define RT_EVEN(name, C)                                                                           \
+    INLINE _Bool name(const C *v, C n)                                                             \
+    {                                                                                              \
+        const C first = v[0];                                                                      \
+        C off = 0;                                                                                 \
+        EACH off |= v[l_] ^ (C)(first + l_ * n);                                                   \
+        return !off;                                                                               \
+    }
+RT_EVEN(rt_even_4, uint32_t)
+RT_EVEN(rt_even_8, uint64_t)
+
 /* How many of sixteen predicates hold. */
 INLINE uint32_t rt_count(const _Bool *p)
 {
@@ -26,7 +94,7 @@ INLINE uint32_t rt_count(const _Bool *p)
 #define RT_ROW_SHARED(a, n, s)                                                                     \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
-        a_ < SN &&a_ + 15ull * (s) + (n) <= SN && !(a_ & ((n) - 1));                               \
+        !(a_ >> 32) && a_ + 15ull * (s) + (n) <= SN && !(a_ & ((n) - 1));                          \
     })
 /* Does a 32-bit register of this stride pass the end of its range within the row? */
 #define RT_WRAPS_u32(r, s) ((uint64_t)((int64_t)(uint32_t)(r) + 15ll * (s)) > 0xffffffffull)
