@@ -22,6 +22,11 @@ add_executable(link_spread_test ${CMAKE_CURRENT_SOURCE_DIR}/link_spread_test.c
 target_link_libraries(link_spread_test PRIVATE harp_options harp_sanitize)
 add_test(NAME link_spread COMMAND link_spread_test)
 
+add_executable(link_traffic_test ${CMAKE_CURRENT_SOURCE_DIR}/link_traffic_test.c
+  ${HARP_LINK_DIR}/traffic.c)
+target_link_libraries(link_traffic_test PRIVATE harp_options harp_sanitize)
+add_test(NAME link_traffic COMMAND link_traffic_test)
+
 if(HARP_LINK_WITHOUT)
   add_test(NAME link_h2 COMMAND ${CMAKE_COMMAND} -E echo "skipped, missing:${HARP_LINK_WITHOUT}")
   set_tests_properties(link_h2 PROPERTIES SKIP_REGULAR_EXPRESSION "skipped, missing")
