@@ -20,7 +20,7 @@ from soft_mod_driver import (
     main,
 )
 
-FALLS = 3
+FALLS = 6
 LOOK = b"""
 .func (.param .b32 v) look_at(.param .b64 a)
 {

@@ -333,7 +333,8 @@ static CUresult execute(struct job *job)
     }
     soft_spin_join(&job->spin);
     CUresult result = result_of((enum ptx_stop)job->stop);
-    if (job->done < job->blocks && (result == CUDA_SUCCESS || job->short_of_memory)) {
+    if ((job->done < job->blocks && result == CUDA_SUCCESS) ||
+        (job->short_of_memory && job->stop == PTX_STOP_ABANDONED)) {
         soft_log("kernel_failed kernel=%s why=\"no host memory for a block\"", name);
         return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
     }
