@@ -158,3 +158,48 @@ def test_what_a_row_keeps_while_it_waits_is_its_own(
         seen.append((counts, device.view(out, np.uint32, 256).tolist()))
     assert seen[0] == seen[1]
     assert len(set(seen[0][1])) > 32
+
+
+#: accesses of threads whose words, bytes and so on lie %1 bytes apart, at [%d1] and [%d2]
+WIDTHS = {
+    "bytes": (1, "ld.global.u8 %r7, [%d1]; add.u32 %r7, %r7, 1; st.global.u8 [%d2], %r7;"),
+    "signed bytes": (4, "ld.global.s8 %r7, [%d1]; st.global.u32 [%d2], %r7;"),
+    "signed halves": (
+        2,
+        "ld.global.s16 %r7, [%d1]; shr.s32 %r7, %r7, 4; st.global.u16 [%d2], %r7;",
+    ),
+    "halves": (2, "ld.global.u16 %h1, [%d1]; add.u16 %h1, %h1, 1; st.global.u16 [%d2], %h1;"),
+    "words made wide": (
+        4,
+        "ld.global.s32 %d3, [%d1]; shr.s64 %d3, %d3, 8; st.global.u32 [%d2], %d3;",
+    ),
+    "double words": (8, "ld.global.u64 %d3, [%d1]; add.u64 %d3, %d3, 1; st.global.u64 [%d2], %d3;"),
+    "floats": (4, "ld.global.f32 %f1, [%d1]; neg.f32 %f1, %f1; st.global.f32 [%d2], %f1;"),
+    "every other word": (
+        8,
+        "ld.global.u32 %r7, [%d1]; add.u32 %r7, %r7, 1; st.global.u32 [%d2], %r7;",
+    ),
+    "two words": (8, "ld.global.v2.u32 {%r7, %r8}, [%d1]; st.global.v2.u32 [%d2], {%r8, %r7};"),
+}
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["known", "seen when it runs"])
+@pytest.mark.parametrize("name", WIDTHS)
+def test_what_rows_read_and_write_is_as_wide_as_it_says(
+    name: str, own: bool, tmp_path: Path
+) -> None:
+    apart, access = WIDTHS[name]
+    lanes = "ld.global.u32 %r0, [%d4];" if own else ""  # what is loaded is known to nobody
+    body = f"""
+        mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.u64 %d4, %p2, %d0; {lanes}
+        mul.wide.u32 %d5, %r0, {apart}; add.u64 %d1, %p0, %d5; add.u64 %d2, %p1, %d5; {access}"""
+    seen = []
+    for code in rows_and_quick(HEAD + entry("k", 3, body), "k", tmp_path):
+        device = Device()
+        source = device.put(np.random.default_rng(7).integers(0, 256, 512).astype(np.uint8))
+        out = device.put(np.full(512, 0xCC, np.uint8))
+        lane = device.put(np.arange(32, dtype=np.uint32))
+        assert code.run(device, pointers(source, out, lane), block=(32,)).stop == DONE
+        seen.append(device.view(out, np.uint8, 512).tolist())
+    assert seen[0] == seen[1]
+    assert any(byte != 0xCC for byte in seen[0])

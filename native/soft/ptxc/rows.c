@@ -293,6 +293,21 @@ static uint32_t row_access(const struct emitter *e, const struct rows *rows)
     return c.kind == ROW_STRIDE && c.stride > 0 && c.stride % bytes == 0 ? bytes : 0;
 }
 
+/* The register whose bytes are those that the row reads or writes, one for one; NULL: none. */
+static const struct ptx_operand *row_whole(const struct rows *rows, const struct ptx_instr *in,
+                                           uint32_t bytes, int64_t stride)
+{
+    static const char *const apart[] = {"volatile", "relaxed", "acquire", "release", "mmio"};
+    const struct ptx_operand *data = &in->ops[is(in, "st") ? 1 : 0];
+    for (size_t i = 0; i < sizeof(apart) / sizeof(apart[0]); i++)
+        if (has_mod(in, apart[i]))
+            return NULL;
+    return stride == bytes && data->kind == OPND_REG && is_own(rows, data->reg) &&
+                   rows->bytes[data->reg] == bytes
+               ? data
+               : NULL;
+}
+
 static void emit_access(struct emitter *e, const struct rows *rows, uint32_t bytes)
 {
     struct ptx_instr *in = e->in;
@@ -316,9 +331,16 @@ static void emit_access(struct emitter *e, const struct rows *rows, uint32_t byt
             "LIKELY(RT_ROW_GLOBAL(m_, %uu, %" PRId64 "u, %d))) {unsigned char *q_ = "
             "(unsigned char *)(m_ + (uint64_t)AD); %s += %uu; ",
             bytes, stride, store, store ? "sb" : "lb", bytes * ROW);
-    e->row_pointer = say(e, "(q_ + l_ * %" PRId64 "u)", stride);
-    emit_each(e, rows);
-    e->row_pointer = NULL;
+    const struct ptx_operand *whole = row_whole(rows, in, bytes, stride);
+    if (whole && store) {
+        put(e, "ROW_GET_%u(q_, V%u);", bytes, whole->reg);
+    } else if (whole) {
+        put(e, "ROW_PUT_%u(V%u, q_);", bytes, whole->reg);
+    } else {
+        e->row_pointer = say(e, "(q_ + l_ * %" PRId64 "u)", stride);
+        emit_each(e, rows);
+        e->row_pointer = NULL;
+    }
     put(e, "} else ");
     emit_each(e, rows);
     put(e, "}");
