@@ -271,7 +271,7 @@ async def _devices(
                 index=one.index,
                 uuid=one.uuid,
                 name=one.name,
-                kind=found.kind,
+                kind=found.kind_of(one.uuid),
                 memory_bytes=one.memory_bytes,
                 overhead_bytes=cost.size_bytes,
                 overhead_source=source,

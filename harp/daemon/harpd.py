@@ -288,7 +288,7 @@ class Harpd:
         for uuid in self._reconciler.devices.keys() - self.lost.keys():
             with contextlib.suppress(NvmlError, TimeoutError):
                 found[uuid] = await asyncio.to_thread(
-                    read_sensors, self.found.nvml, uuid, self.found.kind
+                    read_sensors, self.found.nvml, uuid, self.found.kind_of(uuid)
                 )
         return found
 

@@ -17,6 +17,8 @@ from harp.native import NativeDir, driver_paths
 __all__ = ["Found", "discover"]
 
 _log = structlog.get_logger(__name__)
+#: of all of its profiles: native/soft/gpu/soft.h
+_SOFTWARE_NAME = "HARP Software GPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,14 @@ class Found:
     devices: tuple[NvmlDevice, ...]
     cuda_path: Path
     nvml_path: Path
+
+    def kind_of(self, uuid: str) -> DeviceKind:
+        """A device's kind: the software GPU may stand where the driver's libraries are looked for.
+
+        (`python -m harp.softgpu -- harp run ...`: by its name, its figures are no GPU's.)
+        """
+        named = (d for d in self.devices if d.uuid == uuid and d.name.startswith(_SOFTWARE_NAME))
+        return DeviceKind.SOFTWARE if any(named) else self.kind
 
 
 def discover(native: NativeDir, env: Mapping[str, str], wanted: str) -> Found:

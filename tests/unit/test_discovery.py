@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import cast
+
 import pytest
 from structlog.testing import capture_logs
 
+from harp.discovery.find import Found
 from harp.discovery.nvml import Nvml, NvmlDevice
 from harp.errors import NvmlError
+from harp.model import DeviceKind
 
 
 class _Nvml(Nvml):
@@ -35,3 +40,13 @@ def test_with_no_device_left_it_is_an_error() -> None:
     """Else "auto" would take the software GPU in place of a broken one."""
     with capture_logs(), pytest.raises(NvmlError, match="GPU is lost"):
         _Nvml({0, 1, 2}).devices()
+
+
+def test_the_software_gpu_in_the_driver_s_place_is_no_nvidia_device() -> None:
+    """As under `python -m harp.softgpu`: its series would be taken for a GPU's."""
+    names = ("HARP Software GPU (T4 16GB model)", "Tesla T4")
+    devices = tuple(NvmlDevice(i, f"GPU-{i}", name, 1, 0) for i, name in enumerate(names))
+    nowhere = Path("/nowhere")
+    found = Found(DeviceKind.NVIDIA, cast("Nvml", None), devices, nowhere, nowhere)
+    kinds = [found.kind_of(f"GPU-{i}") for i in range(3)]
+    assert kinds == [DeviceKind.SOFTWARE, DeviceKind.NVIDIA, DeviceKind.NVIDIA]
