@@ -14,6 +14,15 @@
 #define STILL_NS   2000000u /* no block has ended for so long: are all waiting? */
 #define TRIES_MOST 100u     /* to begin another, when all wait and there is no memory for it */
 
+/* The look that counts a thread: its own, by a key (thread.c). */
+static pthread_key_t seen_key;
+static pthread_once_t seen_once = PTHREAD_ONCE_INIT;
+
+static void make_seen_key(void)
+{
+    pthread_key_create(&seen_key, NULL);
+}
+
 /* Begins to count who waits, from now + STILL_NS on. With the lock. */
 static void look_again(struct soft_spin *spin)
 {
@@ -89,7 +98,7 @@ static void begin_more(struct soft_spin *spin, uint64_t left, uint64_t most)
 
 bool soft_spin_look(struct soft_spin *spin, uint64_t ended, uint64_t left, uint64_t most)
 {
-    static _Thread_local uint64_t seen; /* the look that counts this thread */
+    pthread_once(&seen_once, make_seen_key);
     pthread_mutex_lock(&spin->lock);
     if (!soft_spin_due(spin)) {
         /* another has looked meanwhile */
@@ -99,8 +108,8 @@ bool soft_spin_look(struct soft_spin *spin, uint64_t ended, uint64_t left, uint6
         spin->tries = 0;
         look_again(spin);
     } else {
-        spin->waiting += seen != spin->look;
-        seen = spin->look;
+        spin->waiting += (uintptr_t)pthread_getspecific(seen_key) != spin->look;
+        pthread_setspecific(seen_key, (void *)(uintptr_t)spin->look);
         if (spin->waiting >= spin->at_work) {
             begin_more(spin, left, most);
             look_again(spin);
