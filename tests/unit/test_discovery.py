@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
-from harp.discovery.find import Found
+from harp.discovery import Found
 from harp.discovery.nvml import Nvml, NvmlDevice
 from harp.errors import NvmlError
 from harp.model import DeviceKind

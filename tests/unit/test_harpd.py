@@ -14,7 +14,7 @@ from harp.config import Config
 from harp.daemon import evaders
 from harp.daemon.harpd import Harpd
 from harp.daemon.picture import Hold, Picture, parse
-from harp.discovery import ProcessUse
+from harp.discovery import Found, ProcessUse
 from harp.errors import NvmlError
 from harp.lease_wire import Msg, Op
 from harp.model import Client, ClientState, DeviceKind, Sensors
@@ -168,7 +168,8 @@ def _with_a_lost_device(picture: Picture, sent: list[int]) -> Harpd:
 
     book = cast("Any", SimpleNamespace(look=look, tenants={}))
     link = cast("Any", SimpleNamespace(client=SimpleNamespace(request=request)))
-    found = cast("Any", SimpleNamespace(nvml=_Eight(), kind=DeviceKind.SOFTWARE))
+    nvml = cast("Any", _Eight())
+    found = Found(DeviceKind.SOFTWARE, nvml, (), _NOTHING, _NOTHING)
     harpd = Harpd(Config(), book, link, found, _NOTHING)
     harpd._reconciler.devices = cast("Any", {"lost": 1, "well": 2})
     harpd._reconciler.look = nothing  # type: ignore[method-assign]
