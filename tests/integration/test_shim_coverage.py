@@ -27,7 +27,7 @@ UNGATED = {
 ROWS = [f for f in FUNCTIONS if f.cls in (Cls.LAUNCH, Cls.COPY)]
 GATED = [s for f in ROWS if f.gate in TIME_GATES for s in f.symbols]
 #: The fake has these by itself.
-FAKED = {"cuLaunchKernel", "cuMemcpyHtoDAsync_v2"}
+FAKED = {"cuLaunchCooperativeKernelMultiDevice", "cuLaunchKernel", "cuMemcpyHtoDAsync_v2"}
 
 
 def lane_of(name: str) -> int:
