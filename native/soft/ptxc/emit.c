@@ -103,6 +103,14 @@ bool has_mod(const struct ptx_instr *in, const char *mod)
     return false;
 }
 
+void want_operands(struct emitter *e, uint32_t least, uint32_t most)
+{
+    if (e->in->op_count < least)
+        invalid(e, "too few operands");
+    if (e->in->op_count > most)
+        invalid(e, "too many operands");
+}
+
 enum ptx_type type_mod(const struct ptx_instr *in, uint32_t n)
 {
     for (uint32_t i = 0; i < in->mod_count; i++) {

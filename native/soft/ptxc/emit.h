@@ -55,6 +55,7 @@ _Noreturn void invalid(struct emitter *e, const char *why);
 bool has_mod(const struct ptx_instr *in, const char *mod);
 /* The n-th modifier that names a type, from 0; TY_NONE if there are fewer. */
 enum ptx_type type_mod(const struct ptx_instr *in, uint32_t n);
+void want_operands(struct emitter *e, uint32_t least, uint32_t most); /* or it is invalid */
 
 /* C expression, of the C type of `type`, for an operand's value. */
 const char *read_as(struct emitter *e, const struct ptx_operand *op, enum ptx_type type);

@@ -7,14 +7,6 @@
 #include "soft/ptxc/emit.h"
 #include "soft/ptxc/spin.h"
 
-static void want_operands(struct emitter *e, uint32_t least, uint32_t most)
-{
-    if (e->in->op_count < least)
-        invalid(e, "too few operands");
-    if (e->in->op_count > most)
-        invalid(e, "too many operands");
-}
-
 /* ---------------------------------------------------------------------------- branches -------- */
 
 void survey_scheme(struct emitter *e, const struct ptx_instr *in)

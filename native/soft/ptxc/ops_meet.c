@@ -6,14 +6,6 @@
 
 #include "soft/ptxc/emit.h"
 
-static void want_operands(struct emitter *e, uint32_t least, uint32_t most)
-{
-    if (e->in->op_count < least)
-        invalid(e, "too few operands");
-    if (e->in->op_count > most)
-        invalid(e, "too many operands");
-}
-
 /* Local memory that lasts until the function returns. */
 EMITTER(emit_alloca)
 {
