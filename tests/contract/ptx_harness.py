@@ -290,3 +290,19 @@ def entry(name: str, params: int, body: str, regs: str = "") -> str:
         ".reg .pred %q<16>;\n.reg .b16 %h<32>;\n.reg .b32 %r<64>;\n.reg .f32 %f<32>;\n"
         f".reg .b64 %d<64>;\n.reg .f64 %g<32>;\n{regs}\n{loads}{body}\nret;\n}}\n"
     )
+
+
+def run(
+    body: str, cache: Path, *, top: str = "", block: int = 1, regs: str = "", **how: Any
+) -> tuple[Result, Any, Device]:
+    """Kernel `k` with a pointer to 64 zeroed words."""
+    device = Device()
+    for name, value in how.pop("device", {}).items():
+        setattr(device, name, value)
+    out = device.alloc(256)
+    text = HEAD + top + entry("k", 1, body, regs)
+    globals_ = how.pop("globals_", lambda _d: ())(device)
+    result = load(text, "k", cache).run(
+        device, pointers(out), block=(block,), global_addrs=globals_, **how
+    )
+    return result, device.view(out, "u4", 64), device

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ptx_floats import bits_of, decode, encode, minmax, number
 from ptx_harness import DONE, HEAD, Device, entry, load, pointers
 from ptx_rows import Row, check
-from test_ptx_float import bits_of, decode, encode, minmax, number
 
 # mantissa bits, bias, bits of the largest number
 EIGHTS = {"e4m3": (3, 7, 0x7E), "e5m2": (2, 15, 0x7B)}
