@@ -11,7 +11,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harp.errors import ArbiterError
-from harp.lease_wire import MSG_BYTES, OLDEST, TOGETHER, VERSION, Msg, Op, version_of
+from harp.lease_wire import (
+    HAND_PAGES,
+    HAND_SOCKETS,
+    MSG_BYTES,
+    OLDEST,
+    PAGES_SINCE,
+    TOGETHER,
+    TOGETHER_SINCE,
+    VERSION,
+    Msg,
+    Op,
+    version_of,
+)
 
 __all__ = ["AdminClient", "ArbiterRefused"]
 
@@ -185,7 +197,7 @@ class AdminClient:
         """All SNAP_* messages of one consistent picture."""
         async with self._snapshot_lock:
             self._snapshot = []
-            await self.request(Msg(op=Op.SNAPSHOT, b=int(self.version >= 3)))
+            await self.request(Msg(op=Op.SNAPSHOT, b=int(self.version >= TOGETHER_SINCE)))
             return self._snapshot
 
     async def sockets(self) -> tuple[dict[int, int], dict[int, int]]:
@@ -197,7 +209,8 @@ class AdminClient:
             return {}, {}
         async with self._snapshot_lock:
             self._snapshot = []
-            await self.request(Msg(op=Op.SNAPSHOT, a=3 if self.version >= 3 else 1))
+            what = HAND_SOCKETS | (HAND_PAGES if self.version >= PAGES_SINCE else 0)
+            await self.request(Msg(op=Op.SNAPSHOT, a=what))
             found = self._sockets, self._pages
             self._sockets, self._pages = {}, {}
             return found

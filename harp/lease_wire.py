@@ -21,12 +21,16 @@ __all__ = [
     "GRANT_NO_GANG",
     "GRANT_OVERSUBSCRIBE",
     "GRANULE_BYTES",
+    "HAND_PAGES",
+    "HAND_SOCKETS",
     "MSG_BYTES",
     "OLDEST",
+    "PAGES_SINCE",
     "STANDING_CREDIT",
     "STANDING_LIMIT",
     "TIME_LANES",
     "TOGETHER",
+    "TOGETHER_SINCE",
     "VERSION",
     "Deny",
     "Gate",
@@ -46,6 +50,9 @@ MSG_BYTES = 256
 NAME_BYTES = 64
 #: rows of a picture in one datagram, at most
 TOGETHER = 32
+#: versions from which on an arbiter does that, and knows tenants' pages (SNAPSHOT's a: bits)
+TOGETHER_SINCE = PAGES_SINCE = 3
+HAND_SOCKETS, HAND_PAGES = 1, 2
 #: time lanes of a device: compute, copy
 TIME_LANES = 2
 GRANULE_BYTES = 2 << 20

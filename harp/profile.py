@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harp.units import PPM
+
 __all__ = [
     "COPIES",
     "GRAPHS",
@@ -34,6 +36,7 @@ __all__ = [
     "Page",
     "Profile",
     "decode",
+    "largest",
     "make",
     "read",
     "read_bytes",
@@ -54,7 +57,6 @@ SIZE = _HEAD_BYTES + ROWS * _ROW.size
 #: no count of an honest tenant is so large, and a double holds it exactly
 _MOST = 1 << 53
 _MOST_THREADS = 1024
-_PPM = 1_000_000
 #: what the kernel must answer about a page of ours: nobody can make it longer or shorter
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 #: Linux 6.3; where vm.memfd_noexec=2, only with it
@@ -74,6 +76,12 @@ class Kernel(NamedTuple):
     predicted_ns: int = 0
     block_threads: int = 0  #: of a block, when the driver was asked last; 0: it was not
     occupancy_ratio: float | None = None  #: of a multiprocessor's threads; None: not known
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """What adds up over names and time, from `launches` to `predicted_ns`."""
+        _name, *counts, _threads, _ratio = self
+        return tuple(counts)
 
     @property
     def whole_ns(self) -> int:
@@ -243,7 +251,7 @@ def _kernel(i: int, row: Sequence[Any]) -> Kernel | None:
     name = (OTHER, GRAPHS)[i] if i < 2 else _name(text) if named else ""
     if not name:
         return None
-    known = 0 < int(threads) <= _MOST_THREADS and 0 < int(ppm) <= _PPM
+    known = 0 < int(threads) <= _MOST_THREADS and 0 < int(ppm) <= PPM
     return Kernel(
         name,
         launches,
@@ -253,7 +261,7 @@ def _kernel(i: int, row: Sequence[Any]) -> Kernel | None:
         predicted,
         predicted_ns,
         int(threads) if known else 0,
-        int(ppm) / _PPM if known else None,
+        int(ppm) / PPM if known else None,
     )
 
 
@@ -264,22 +272,14 @@ def _name(text: bytes) -> str:
     return "" if name in (OTHER, GRAPHS) else name
 
 
+def largest(kernel: Kernel) -> tuple[int, int, str]:
+    """To sort by: the most device time first."""
+    return -kernel.ns, -kernel.launches, kernel.name
+
+
 def top(profile: Profile, most: int) -> tuple[Kernel, ...]:
     """The kernels with the most device time, at most so many, and the rest as one: OTHER."""
-    own = [kernel for kernel in profile.kernels if kernel.name != OTHER]
-    own.sort(key=lambda k: (-k.ns, -k.launches, k.name))
+    own = sorted((kernel for kernel in profile.kernels if kernel.name != OTHER), key=largest)
     rest = [*own[most:], *(k for k in profile.kernels if k.name == OTHER)]
-    return (*own[:most], *((total(rest),) if rest else ()))
-
-
-def total(kernels: Sequence[Kernel]) -> Kernel:
-    """Several as one, OTHER."""
-    return Kernel(
-        OTHER,
-        sum(k.launches for k in kernels),
-        sum(k.blocks for k in kernels),
-        sum(k.measured_launches for k in kernels),
-        sum(k.measured_ns for k in kernels),
-        sum(k.predicted_launches for k in kernels),
-        sum(k.predicted_ns for k in kernels),
-    )
+    sums = map(sum, zip(*(kernel.counts for kernel in rest), strict=True))
+    return (*own[:most], *((Kernel(OTHER, *sums),) if rest else ()))

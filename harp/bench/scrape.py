@@ -22,6 +22,7 @@ from harp.api.v1 import control_pb2 as pb
 from harp.bench.figures import percentile
 from harp.bench.machine import LABEL, Machine, machine
 from harp.bench.verdict import Target, as_json
+from harp.bench.watch import cpu_s
 from harp.client import Client
 from harp.errors import HarpError
 from harp.lease_wire import GRANULE_BYTES, MSG_BYTES, VERSION, Kind, Msg, Op, version_of
@@ -35,7 +36,6 @@ _WARM = 3
 _HEAR_S = 30.0
 #: how long is looked at what harpd does by itself
 _IDLE_S = 5.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +215,7 @@ def _rates(*pids: int) -> list[float]:
 
 
 def _cpu_ms(pid: int) -> float:
-    """CPU time that a process has had."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return 1000 * (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    had_s = cpu_s(pid)
+    if had_s is None:
+        raise HarpError(f"process {pid} has ended", "see harpd's log")
+    return 1000 * had_s

@@ -19,7 +19,7 @@ from harp.demo.truth import Truth
 from harp.demo.truth import read as read_truth
 from harp.errors import HarpError
 
-__all__ = ["Raw", "Watch"]
+__all__ = ["Raw", "Watch", "cpu_s"]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: a count is known some time after the moment it is of: clients report every 50 ms
@@ -132,14 +132,7 @@ class Watch:
         return tuple(used.get(client.tenant, 0) for client in self._clients)
 
     def _arbiter_cpu_s(self) -> float | None:
-        if not self._arbiter:
-            return None
-        try:
-            text = Path(f"/proc/{self._arbiter}/stat").read_text()
-        except OSError:
-            return None
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime, stime: proc(5)
+        return cpu_s(self._arbiter) if self._arbiter else None
 
     def _with_counts(self, mark: Mark, kernel_ns: Sequence[float]) -> Mark:
         counted = tuple(
@@ -158,3 +151,13 @@ def device_name(machine: Machine) -> str:
 def _moments(seconds: float) -> list[float]:
     whole = [float(n) for n in range(1, int(seconds) + 1)]
     return whole if whole and whole[-1] == seconds else [*whole, seconds]
+
+
+def cpu_s(pid: int) -> float | None:
+    """CPU time that a process has had; None: it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime, stime: proc(5)

@@ -18,15 +18,21 @@ from harp.daemon.link import ArbiterLink, deaf_socket, listening_socket
 from harp.daemon.picture import ArbiterTenant, Picture, parse
 from harp.errors import ArbiterError, DeviceBusy
 from harp.lease_admin import ArbiterRefused
-from harp.lease_wire import ALL_DEVICES, ANY_UID, GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, Msg, Op
+from harp.lease_wire import (
+    ALL_DEVICES,
+    ANY_UID,
+    GRANT_NO_GANG,
+    GRANT_OVERSUBSCRIBE,
+    PAGES_SINCE,
+    Msg,
+    Op,
+)
 from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
 from harp.profile import Page
 
 __all__ = ["Arbiter", "as_tenant"]
 
 _log = structlog.get_logger(__name__)
-#: version of the lease protocol
-_PAGES_SINCE = 3
 
 
 class Arbiter:
@@ -102,7 +108,7 @@ class Arbiter:
         """
         if not held and uid != ANY_UID and os.geteuid() in (0, uid):
             return None
-        if self._link.client.version < _PAGES_SINCE:
+        if self._link.client.version < PAGES_SINCE:
             return None
         try:
             return Page.make()
@@ -113,7 +119,7 @@ class Arbiter:
     async def _ask_with(self, message: Msg, listening: int, page: Page | None) -> Msg:
         client = self._link.client
         fds = [listening]
-        if page is not None and client.version >= _PAGES_SINCE:
+        if page is not None and client.version >= PAGES_SINCE:
             fds.append(page.fd)
         return await client.request(message, fds)
 

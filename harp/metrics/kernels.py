@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from harp.metrics.families import TENANT_LABELS, Exemplar, Family, Kind, Sample
-from harp.profile import OTHER, Kernel, Profile
+from harp.profile import OTHER, Kernel, Profile, largest
 
 __all__ = ["KERNELS", "KernelsSeen", "Tops", "kernel_samples"]
 
@@ -95,8 +95,8 @@ class Tops:
         top = self._of.setdefault(key, _Top())
         now = {kernel.name: kernel for kernel in profile.kernels}
         own = [kernel for kernel in profile.kernels if kernel.name != OTHER]
-        named = sorted((now[name] for name in top.named if name in now), key=_largest)
-        for kernel in sorted((k for k in own if k.name not in top.named), key=_largest):
+        named = sorted((now[name] for name in top.named if name in now), key=largest)
+        for kernel in sorted((k for k in own if k.name not in top.named), key=largest):
             if kernel.name not in top.shown and len(top.shown) >= self._ever:
                 continue
             if len(named) == self._most:
@@ -104,7 +104,7 @@ class Tops:
                     break
                 named.pop()
             named.append(kernel)
-            named.sort(key=_largest)
+            named.sort(key=largest)
             top.shown.add(kernel.name)
         top.named = [kernel.name for kernel in named]
         for name, kernel in now.items():
@@ -115,18 +115,9 @@ class Tops:
         return (*named, top.other) if top.other != _NONE else tuple(named)
 
 
-def _largest(kernel: Kernel) -> tuple[int, int, str]:
-    return -kernel.ns, -kernel.launches, kernel.name
-
-
 def _grown(other: Kernel, now: Kernel, before: Kernel) -> Kernel:
-    more = (max(0, a - b) for a, b in zip(_counts(now), _counts(before), strict=True))
-    return Kernel(OTHER, *map(operator.add, _counts(other), more))
-
-
-def _counts(kernel: Kernel) -> tuple[int, ...]:
-    _name, *counts, _threads, _ratio = kernel
-    return tuple(counts)
+    more = (max(0, a - b) for a, b in zip(now.counts, before.counts, strict=True))
+    return Kernel(OTHER, *map(operator.add, other.counts, more))
 
 
 def kernel_samples(who: tuple[str, ...], seen: KernelsSeen) -> Iterator[Sample]:

@@ -1,6 +1,6 @@
 # Tests of the PTX index and translator, with their sources built again under the sanitizers.
 set(ptxc_dir ${PROJECT_SOURCE_DIR}/soft/ptxc)
-set(ptxc_sources job lex type module module_decl scan index check body body_operand emit ops
+set(ptxc_sources job lex type module module_decl scan index check body body_operand emit emit_text ops
                  ops_value ops_convert ops_memory ops_control ops_call ops_eights ops_meet spin kernel rows
                  rows_plan sha256)
 list(TRANSFORM ptxc_sources PREPEND ${ptxc_dir}/)

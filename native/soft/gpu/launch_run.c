@@ -309,21 +309,27 @@ static CUresult result_of(enum ptx_stop stop)
 static CUresult execute(struct job *job)
 {
     const char *name = job->launch->code->name;
-    bool together = (job->launch->code->flags & PTX_KERNEL_GRID_SYNC) != 0 && job->blocks > 1;
-    job->together = together;
+    job->together = (job->launch->code->flags & PTX_KERNEL_GRID_SYNC) != 0 && job->blocks > 1;
     job->helped = job->blocks > 1;
-    if (together) {
+    if (job->together) {
         /* A grid that does not fit the device cannot count on more than its order: blocks begin one
          * after the other as earlier ones end. One that fits may wait for any of its blocks. */
         uint64_t resident = resident_blocks(job), at_once = job->blocks;
         if (at_once > resident)
             at_once = resident < TOGETHER_MAX ? resident : TOGETHER_MAX;
-        if (at_once > TOGETHER_MAX || soft_pool_run_all((unsigned)at_once, work, job) != 0) {
-            soft_log("kernel_failed kernel=%s why=\"blocks read in a loop what others write: all "
-                     "%llu must run at once, as they would on the device (up to %llu); here at "
-                     "most %u can\"",
-                     name, (unsigned long long)job->blocks, (unsigned long long)resident,
-                     TOGETHER_MAX);
+        if (at_once > TOGETHER_MAX) {
+            soft_log(
+                "kernel_failed kernel=%s why=\"its blocks wait for each other (in a loop, or at a "
+                "barrier of the grid): all %llu must run at once, as they would on the device "
+                "(up to %llu); here at most %u can\"",
+                name, (unsigned long long)job->blocks, (unsigned long long)resident, TOGETHER_MAX);
+            return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+        }
+        if (soft_pool_run_all((unsigned)at_once, work, job) != 0) {
+            soft_log(
+                "kernel_failed kernel=%s why=\"its blocks wait for each other, and this process "
+                "gets no thread for each of %llu\"",
+                name, (unsigned long long)at_once);
             return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
         }
     } else {

@@ -54,6 +54,9 @@ _Noreturn void invalid(struct emitter *e, const char *why);
 
 bool has_mod(const struct ptx_instr *in, const char *mod);
 /* The n-th modifier that names a type, from 0; TY_NONE if there are fewer. */
+bool is_op(const struct ptx_instr *in, const char *op);
+/* Threads meet in it, or tell each other something. */
+bool meets(const struct ptx_instr *in);
 enum ptx_type type_mod(const struct ptx_instr *in, uint32_t n);
 void want_operands(struct emitter *e, uint32_t least, uint32_t most); /* or it is invalid */
 

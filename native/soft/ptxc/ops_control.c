@@ -11,13 +11,10 @@
 
 void survey_scheme(struct emitter *e, const struct ptx_instr *in)
 {
-    static const char *const meeting[] = {"bar",   "barrier", "shfl",       "vote", "match",
-                                          "redux", "elect",   "activemask", "mma",  "mbarrier"};
-    for (size_t i = 0; i < sizeof(meeting) / sizeof(meeting[0]); i++)
-        if (strcmp(in->op, meeting[i]) == 0) {
-            e->fibers = true;
-            e->warps |= in->op[0] != 'b' || has_mod(in, "warp");
-        }
+    if (meets(in)) {
+        e->fibers = true;
+        e->warps |= in->op[0] != 'b' || has_mod(in, "warp");
+    }
     if (strcmp(in->op, "bar") == 0 || strcmp(in->op, "barrier") == 0)
         e->barrier |= !has_mod(in, "warp");
     bool arrives = strcmp(in->op, "cp") == 0 && has_mod(in, "mbarrier");

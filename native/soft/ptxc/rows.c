@@ -4,11 +4,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-static bool is(const struct ptx_instr *in, const char *op)
-{
-    return strcmp(in->op, op) == 0;
-}
-
 static bool is_own(const struct rows *rows, uint32_t reg)
 {
     return rows->regs[reg].kind == ROW_OWN;
@@ -16,12 +11,12 @@ static bool is_own(const struct rows *rows, uint32_t reg)
 
 static bool is_memory(const struct ptx_instr *in)
 {
-    return is(in, "ld") || is(in, "ldu") || is(in, "st");
+    return is_op(in, "ld") || is_op(in, "ldu") || is_op(in, "st");
 }
 
 static const struct ptx_operand *memory_operand(const struct ptx_instr *in)
 {
-    return &in->ops[is(in, "st") ? 0 : 1];
+    return &in->ops[is_op(in, "st") ? 0 : 1];
 }
 
 /* A guard on which the threads of a row may differ. */
@@ -32,20 +27,20 @@ static bool is_split(const struct rows *rows, const struct ptx_instr *in)
 
 static bool leaves(const struct ptx_instr *in)
 {
-    return is(in, "bra") || is(in, "ret") || is(in, "exit");
+    return is_op(in, "bra") || is_op(in, "ret") || is_op(in, "exit");
 }
 
 /* What ends in a loop over threads only if it is one thread's. */
 static bool is_meeting(const struct ptx_instr *in)
 {
-    return is(in, "bar") || is(in, "barrier") || is(in, "trap") || is(in, "membar") ||
-           is(in, "fence");
+    return is_op(in, "bar") || is_op(in, "barrier") || is_op(in, "trap") || is_op(in, "membar") ||
+           is_op(in, "fence");
 }
 
 /* A 32-bit operand with a stride that is made 64 bits wide: exact unless it wraps in the row. */
 static const struct ptx_operand *widened(const struct rows *rows, const struct ptx_instr *in)
 {
-    bool wide = has_mod(in, "wide"), cvt = is(in, "cvt");
+    bool wide = has_mod(in, "wide"), cvt = is_op(in, "cvt");
     enum ptx_type to = type_mod(in, 0), from = type_mod(in, 1);
     if (!wide && !(cvt && ptx_types[to].bytes == 8 && ptx_types[from].bytes == 4))
         return NULL;
@@ -69,9 +64,9 @@ bool rows_result_is_own(const struct rows *rows, const struct ptx_operand *to)
 /* Once for the whole row, on the first thread's registers? */
 static bool is_once(const struct rows *rows, const struct ptx_instr *in)
 {
-    if (is(in, "red") || is_split(rows, in))
+    if (is_op(in, "red") || is_split(rows, in))
         return false;
-    if (is(in, "st")) {
+    if (is_op(in, "st")) {
         for (uint32_t i = 0; i < in->op_count; i++) {
             struct row_class c = rows_class(rows, &in->ops[i]);
             if (c.kind != ROW_STRIDE || c.stride)
@@ -94,7 +89,7 @@ void rows_find_entries(struct emitter *e, struct rows *rows)
         if (is_split(rows, in) && leaves(in)) {
             rows->counts[in->guard - 1] = true;
             rows->entries[i + 1] = true;
-            if (is(in, "bra") && in->op_count && in->ops[0].label)
+            if (is_op(in, "bra") && in->op_count && in->ops[0].label)
                 rows->entries[in->ops[0].label->at] = true;
         } else if ((is_split(rows, in) && is_meeting(in)) ||
                    (is_once(rows, in) && widened(rows, in))) {
@@ -238,7 +233,7 @@ static void emit_loop(struct emitter *e, const struct rows *rows, const char *lo
     if (split)
         put(e, "}");
     struct seen results = {0};
-    if (!is(in, "st") && !is(in, "red"))
+    if (!is_op(in, "st") && !is_op(in, "red"))
         note_operand(&results, &in->ops[0]);
     for (uint32_t i = 0; i < results.count; i++)
         put(e, "v%u[l_] = r%u; ", results.regs[i], results.regs[i]);
@@ -298,7 +293,7 @@ static const struct ptx_operand *row_whole(const struct rows *rows, const struct
                                            uint32_t bytes, int64_t stride)
 {
     static const char *const apart[] = {"volatile", "relaxed", "acquire", "release", "mmio"};
-    const struct ptx_operand *data = &in->ops[is(in, "st") ? 1 : 0];
+    const struct ptx_operand *data = &in->ops[is_op(in, "st") ? 1 : 0];
     for (size_t i = 0; i < sizeof(apart) / sizeof(apart[0]); i++)
         if (has_mod(in, apart[i]))
             return NULL;
@@ -312,7 +307,7 @@ static void emit_access(struct emitter *e, const struct rows *rows, uint32_t byt
 {
     struct ptx_instr *in = e->in;
     const struct ptx_operand *mem = memory_operand(in);
-    bool shared = has_mod(in, "shared") || has_mod(in, "shared::cta"), store = is(in, "st");
+    bool shared = has_mod(in, "shared") || has_mod(in, "shared::cta"), store = is_op(in, "st");
     uint32_t reg = mem->parts[0].reg;
     int64_t stride = is_own(rows, reg) ? bytes : rows->regs[reg].stride;
     put(e, "{");
@@ -349,7 +344,7 @@ static void emit_access(struct emitter *e, const struct rows *rows, uint32_t byt
 static void emit_split_jump(struct emitter *e, const struct rows *rows)
 {
     struct ptx_instr *in = e->in;
-    uint32_t to = is(in, "bra") && in->ops[0].label ? in->ops[0].label->at : e->body->code_count;
+    uint32_t to = is_op(in, "bra") && in->ops[0].label ? in->ops[0].label->at : e->body->code_count;
     const char *sign = in->guard_negated ? "!" : "";
     put(e, "{const uint32_t n_ = n%u; if (n_ == %u) {", in->guard - 1,
         in->guard_negated ? 0u : 16u);
@@ -381,7 +376,7 @@ static void emit_one(struct emitter *e, const struct rows *rows)
     uint32_t bytes = row_access(e, rows);
     if (is_once(rows, in)) {
         const struct ptx_operand *narrow = widened(rows, in);
-        enum ptx_type from = is(in, "cvt") ? type_mod(in, 1) : type_mod(in, 0);
+        enum ptx_type from = is_op(in, "cvt") ? type_mod(in, 1) : type_mod(in, 0);
         if (narrow) {
             put(e, "if (UNLIKELY(RT_WRAPS_%s(r%u, %" PRId64 "ll))) ",
                 ptx_types[from].kind == KIND_SINT ? "s32" : "u32", narrow->reg,

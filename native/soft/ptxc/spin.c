@@ -27,7 +27,7 @@ struct spin_state {
 /* What malloc finds depends on what others give back. */
 static bool asks_for_memory(const struct ptx_instr *in)
 {
-    if (strcmp(in->op, "call") != 0)
+    if (!is_op(in, "call"))
         return false;
     for (uint32_t i = 0; i < in->op_count; i++)
         if (in->ops[i].kind == OPND_FUNC && !in->ops[i].func->has_body &&
@@ -38,12 +38,12 @@ static bool asks_for_memory(const struct ptx_instr *in)
 
 bool watches(const struct ptx_instr *in)
 {
-    if (strcmp(in->op, "ld") == 0)
+    if (is_op(in, "ld"))
         return has_mod(in, "volatile") || has_mod(in, "acquire") || has_mod(in, "relaxed") ||
                has_mod(in, "mmio");
-    if (strcmp(in->op, "atom") == 0)
+    if (is_op(in, "atom"))
         return true;
-    if (strcmp(in->op, "mbarrier") == 0)
+    if (is_op(in, "mbarrier"))
         return has_mod(in, "test_wait") || has_mod(in, "try_wait");
     if (asks_for_memory(in))
         return true;
@@ -57,30 +57,26 @@ bool watches(const struct ptx_instr *in)
 static bool watches_other_blocks(const struct ptx_instr *in)
 {
     bool shared = has_mod(in, "shared") || has_mod(in, "shared::cta") || has_mod(in, "local");
-    if (strcmp(in->op, "ld") == 0)
+    if (is_op(in, "ld"))
         return !shared && watches(in);
-    return strcmp(in->op, "atom") == 0 && !shared && has_mod(in, "add") && in->op_count == 3 &&
+    return is_op(in, "atom") && !shared && has_mod(in, "add") && in->op_count == 3 &&
            in->ops[2].kind == OPND_INT && in->ops[2].value == 0;
-}
-
-static bool is(const struct ptx_instr *in, const char *op)
-{
-    return strcmp(in->op, op) == 0;
 }
 
 static bool leaves(const struct ptx_instr *in)
 {
-    return is(in, "ret") || is(in, "exit") || is(in, "trap");
+    return is_op(in, "ret") || is_op(in, "exit") || is_op(in, "trap");
 }
 
 /* Statements that `in` may jump to: how many, and which. */
 static uint32_t targets(const struct ptx_instr *in, struct ptx_label *const **list)
 {
-    if (is(in, "bra") && in->op_count == 1 && in->ops[0].kind == OPND_LABEL) {
+    if (is_op(in, "bra") && in->op_count == 1 && in->ops[0].kind == OPND_LABEL) {
         *list = &in->ops[0].label;
         return in->ops[0].label != NULL;
     }
-    if (is(in, "brx") && in->op_count == 2 && in->ops[1].kind == OPND_LABEL && in->ops[1].label) {
+    if (is_op(in, "brx") && in->op_count == 2 && in->ops[1].kind == OPND_LABEL &&
+        in->ops[1].label) {
         *list = in->ops[1].label->targets;
         return in->ops[1].label->target_count;
     }
@@ -89,7 +85,7 @@ static uint32_t targets(const struct ptx_instr *in, struct ptx_label *const **li
 
 static bool falls_through(const struct ptx_instr *in)
 {
-    return in->guard || !(leaves(in) || is(in, "bra") || is(in, "brx"));
+    return in->guard || !(leaves(in) || is_op(in, "bra") || is_op(in, "brx"));
 }
 
 static void find_predecessors(struct emitter *e, struct spin_state *s)
@@ -126,7 +122,7 @@ static struct spin_state *state_of(struct emitter *e)
     struct spin_state *s = body->spin = job_new(e->job, 1, sizeof(*s));
     uint32_t n = body->code_count;
     for (uint32_t i = 0; i < n; i++)
-        s->watched += watches(body->code[i]) || is(body->code[i], "call");
+        s->watched += watches(body->code[i]) || is_op(body->code[i], "call");
     s->loops = job_new(e->job, n + 1, sizeof(*s->loops));
     if (!s->watched)
         return s;
@@ -175,11 +171,11 @@ static uint32_t skipped_to(struct emitter *e, struct spin_state *s, uint32_t at)
 {
     struct ptx_label *const *list;
     uint32_t end = at + 1;
-    if (!is(e->body->code[at], "bra"))
+    if (!is_op(e->body->code[at], "bra"))
         return 0;
     for (uint32_t i = at; i < end; i++) {
         const struct ptx_instr *in = e->body->code[i];
-        if (!inside(s, i) || leaves(in) || is(in, "brx") || end - at > SKIP_MOST)
+        if (!inside(s, i) || leaves(in) || is_op(in, "brx") || end - at > SKIP_MOST)
             return 0;
         for (uint32_t k = targets(in, &list); k-- > 0;) {
             if (list[k]->at <= at)
@@ -225,16 +221,10 @@ static bool need_guard(struct spin_state *s, const struct ptx_instr *in)
 /* Is its result what others do, or may it be? */
 static bool is_others(const struct ptx_instr *in)
 {
-    static const char *const meeting[] = {"bar",   "barrier",  "shfl",       "vote",
-                                          "match", "redux",    "activemask", "elect",
-                                          "mma",   "mbarrier", "ldu"};
-    if (watches(in))
+    if (watches(in) || meets(in) || is_op(in, "ldu"))
         return true;
-    if (is(in, "ld"))
+    if (is_op(in, "ld"))
         return !has_mod(in, "param") && !has_mod(in, "const") && !has_mod(in, "nc");
-    for (size_t i = 0; i < sizeof(meeting) / sizeof(meeting[0]); i++)
-        if (is(in, meeting[i]))
-            return true;
     return false;
 }
 
@@ -248,7 +238,7 @@ static bool writes_needed(struct emitter *e, const struct spin_state *s, const s
 static bool need_carry(struct emitter *e, struct spin_state *s, const struct ptx_instr *in)
 {
     bool *carry = &s->needed[e->body->reg_count];
-    bool more = !*carry && (is(in, "addc") || is(in, "subc") || is(in, "madc"));
+    bool more = !*carry && (is_op(in, "addc") || is_op(in, "subc") || is_op(in, "madc"));
     *carry |= more;
     return more;
 }
@@ -274,10 +264,10 @@ static bool depends(struct emitter *e, struct spin_state *s)
             s->work++;
             if (!inside(s, i))
                 continue;
-            if (is(in, "brx")) {
+            if (is_op(in, "brx")) {
                 more |= need(s, &in->ops[0]);
                 more |= need_guard(s, in);
-            } else if (in->guard && (leaves(in) || is(in, "bra"))) {
+            } else if (in->guard && (leaves(in) || is_op(in, "bra"))) {
                 uint32_t end = s->needed[in->guard - 1] ? 0 : skipped_to(e, s, i);
                 if (!end || decides_something(e, s, i + 1, end))
                     more |= need_guard(s, in);
@@ -315,7 +305,7 @@ const struct spin_loop *spin_loop(struct emitter *e, uint32_t to)
         const struct ptx_instr *in = e->body->code[s->list[k]];
         loop->watches |= watches(in);
         loop->blocks |= watches_other_blocks(in);
-        loop->calls |= is(in, "call");
+        loop->calls |= is_op(in, "call");
     }
     loop->waits = loop->watches && !loop->calls && depends(e, s);
     return loop;
