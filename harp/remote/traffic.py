@@ -10,8 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection
 
-from harp.metrics import Carried, TrafficSeen
-from harp.metrics.remote import ROUND_TRIP_S
+from harp.metrics.remote import ROUND_TRIP_S, Carried, TrafficSeen
 
 __all__ = ["WORD", "Traffic"]
 

@@ -279,7 +279,7 @@ def time_c(functions: Sequence[Function]) -> str:
                 else []
             ),
             *local,
-            *(before if done != "{}" and f.gate is Gate.GRAPH_LAUNCH else []),
+            *(before if not fast else []),
             f"    if ({fast}harp_time_open(on, {kind})) {{",
             *([f"        {counted}"] if launch else []),
             f"        return {(done if not fast else '{}').format(f'HARP_REAL({s.name})({s.call})')};",
