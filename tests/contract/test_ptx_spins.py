@@ -59,6 +59,12 @@ LOOPS = {
         "mov.u32 %r2, 1;\nM: setp.eq.u32 %q0, %r2, 0; @%q0 bra L;",
         ALL_BLOCKS,
     ),
+    "waits by a branch over another": Loop(
+        "ld.volatile.global.u32 %r1, [%p0]; setp.eq.u32 %q1, %r1, 0; setp.eq.u32 %q2, %r9, 3;\n"
+        "mov.u32 %r2, 0; @%q1 bra M; @%q2 bra N; add.u32 %r3, %r3, 1;\n"
+        "N: mov.u32 %r2, 1;\nM: setp.eq.u32 %q0, %r2, 0; @%q0 bra L;",
+        ALL_BLOCKS,
+    ),
     "waits by leaving": Loop(
         "ld.volatile.global.u32 %r1, [%p0]; setp.ne.u32 %q0, %r1, 0; @%q0 ret; bra.uni L;",
         ALL_BLOCKS,
