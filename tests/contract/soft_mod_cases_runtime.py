@@ -153,6 +153,10 @@ def what_kernels_allocate_outlives_them(d: Driver) -> None:
     at = np.sort(d.down(out, 256, "u8"))
     assert (at % 16 == 0).all()
     assert (np.diff(at) >= 100).all(), "two blocks share bytes"
+    more = words(d, 256)
+    start(d, "take", more, 100, 4, 64)
+    both = np.sort(np.concatenate([at, d.down(more, 256, "u8")]))
+    assert (np.diff(both) >= 100).all(), "what an earlier launch has was given again"
     start(d, "look", out, 0, 4, 64)
     np.testing.assert_array_equal(d.down(out, 256, "u8"), np.arange(256))
 

@@ -160,6 +160,24 @@ def test_what_a_row_keeps_while_it_waits_is_its_own(
     assert len(set(seen[0][1])) > 32
 
 
+PARTED = """
+    mov.u32 %r0, %tid.x; mov.u32 %r1, %tid.y; mov.u32 %r2, %ntid.x; mad.lo.u32 %r3, %r1, %r2, %r0;
+    mul.wide.u32 %d0, %r3, 4; add.u64 %d1, %p0, %d0; add.u64 %d2, %p1, %d0; ld.global.u32 %r6, [%d1];
+    setp.gt.u32 %q1, %r6, 50; bar.sync 0; @%q1 bra A; add.u32 %r6, %r6, 1; A: bar.sync 0;
+    mov.u32 %r7, %tid.y; mov.u32 %r8, %tid.x; shl.b32 %r7, %r7, 16; add.u32 %r7, %r7, %r8;
+    mov.u32 %r8, %tid.z; shl.b32 %r8, %r8, 24; add.u32 %r7, %r7, %r8; st.global.u32 [%d2], %r7;"""
+
+
+def test_threads_of_a_row_that_parts_know_their_places(tmp_path: Path) -> None:
+    for code in rows_and_quick(HEAD + entry("k", 2, PARTED), "k", tmp_path):
+        device = Device()
+        source = device.put(np.random.default_rng(3).integers(1, 100, 128).astype(np.uint32))
+        out = device.put(np.zeros(128, np.uint32))
+        assert code.run(device, pointers(source, out), block=(32, 4)).stop == DONE
+        places = [x + (y << 16) for y in range(4) for x in range(32)]
+        assert device.view(out, np.uint32, 128).tolist() == places
+
+
 #: accesses of threads whose words, bytes and so on lie %1 bytes apart, at [%d1] and [%d2]
 WIDTHS = {
     "bytes": (1, "ld.global.u8 %r7, [%d1]; add.u32 %r7, %r7, 1; st.global.u8 [%d2], %r7;"),

@@ -123,6 +123,20 @@ def test_announced_work_is_in_flight_until_its_time_has_passed(core: Core) -> No
     assert standing(core, one).b == 0
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_processes_all_that_run_count_and_the_one_that_ends_last(
+    core: Core, order: int
+) -> None:
+    tenant = core.add_tenant()
+    both = [core.join(tenant), core.join(tenant)]
+    epochs = [opened(core.tell(client, Op.WANT_TIME), client).epoch for client in both]
+    windows_ns = (MS, 3 * MS)[::order]
+    for client, epoch, window_ns in zip(both, epochs, windows_ns, strict=True):
+        core.tell(client, Op.USED_TIME, epoch=epoch, a=1, window_ns=window_ns)
+    row = standing(core, tenant)
+    assert (row.b, row.window_ns) == (2, 3 * MS)
+
+
 def test_a_policy_without_an_account_says_nothing_of_credit() -> None:
     core = Core(policy=FIFO)
     core.add_device(100 * GRANULE)

@@ -22,11 +22,13 @@ def test_figures_are_those_of_the_scrapes() -> None:
     assert figures == [10.0, 20.0, 400.0]
     assert (said["scrape_cpu_ms"], said["harpd_cpu_ms"], said["tenants"]) == (22.0, 21.5, 200)
     assert said["software"] is True
+    assert (said["n"], said["ok"]) == (4, True)
 
 
 def test_a_tenant_that_is_left_out_fails_it() -> None:
     assert FOUND.ok
-    assert not replace(FOUND, seen=199).ok
+    less = replace(FOUND, seen=199)
+    assert (less.ok, less.json(load_1min=1.0)["ok"]) == (False, False)
 
 
 @pytest.mark.parametrize(("cpu_ms", "met"), [(LIMIT_MS - 1, True), (LIMIT_MS + 1, False)])

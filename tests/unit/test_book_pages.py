@@ -157,3 +157,44 @@ def test_who_began_under_an_older_arbiter_gets_a_page_with_the_next(desk: Desk) 
         assert desk.arbiter.along[tenant.tenant_id][1:] == [os.fstat(page.fd).st_ino]
 
     do(desk, steps)
+
+
+def test_an_arbiter_from_before_pages_is_given_none(desk: Desk) -> None:
+    """As after a step back: it would not know what to do with one."""
+
+    async def steps(book: Book) -> None:
+        tenant = await book.create(POD, listening())
+        desk.arbiter.tenants.clear()
+        desk.arbiter.version = 2
+        await book.recover()
+        assert len(desk.arbiter.along[tenant.tenant_id]) == 1
+        assert set(book.pages) == {tenant.tenant_id}, "for the one after it"
+
+    do(desk, steps)
+
+
+def test_a_tenant_that_is_lost_leaves_no_page(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        tenant = await book.create(POD, listening())
+        fd = book.pages[tenant.tenant_id].fd
+        desk.arbiter.tenants.clear()
+        desk.arbiter.broken = 0
+        await book.recover()
+        assert (book.tenants, book.pages) == ({}, {})
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
+
+    do(desk, steps)
+
+
+def test_the_page_that_harpd_has_is_not_exchanged_for_the_arbiter_s(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        number = (await book.create(POD, listening())).tenant_id
+        ours, other = os.fstat(book.pages[number].fd).st_ino, Page.make()
+        desk.arbiter.kept = {}, {number: (fd := os.dup(other.fd))}
+        await book.recover()
+        assert os.fstat(book.pages[number].fd).st_ino == ours
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
+
+    do(desk, steps)

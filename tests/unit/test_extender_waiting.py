@@ -217,6 +217,12 @@ def test_two_that_were_bound_one_after_the_other_are_believed_after_a_restart() 
     assert view.room("n").free == (40, 40)
 
 
+def test_one_that_kubelet_took_at_once_has_not_waited_since_it_was_made() -> None:
+    """It was in the scheduler's queue until it was bound; it began in the same second."""
+    bodies = [_waited("a", 60, 1000, 1000, "0"), _waited("pinned", 30, 700, 701)]
+    assert _view(*bodies).room("n").free == (40, 100)
+
+
 def test_who_has_no_share_mixes_up_nobody() -> None:
     view = _view(_waited("a", 60, 1000, 1010, "0"), _waited("plain", 0, 1000, 1010))
     assert (view.room("n").free, view.room("n").adrift) == ((40, 100), ())

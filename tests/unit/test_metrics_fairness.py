@@ -85,16 +85,38 @@ def test_weights_count_for_as_long_as_they_held() -> None:
     assert world.error() == pytest.approx(0.3 - 0.3, abs=0.03)
 
 
+def test_a_weight_holds_until_the_next_picture() -> None:
+    world = _World()
+    for weight in (0.5, 0.5, 0.2, 0.2):
+        world.see(weight)
+        world.now_s += 10
+        world.used += 3
+        world.waited += 7
+    assert world.error() == pytest.approx(0.3 - 0.4)
+
+
+def test_rare_pictures_make_the_window_longer_and_not_shorter() -> None:
+    world = _World()
+    for used in (0.05, 0.25, 0.0):
+        world.see()
+        world.now_s += 20
+        world.used += 20 * used
+        world.waited += 20 * (1 - used)
+    assert world.error() == pytest.approx(0.15 - 0.25)
+
+
 def test_no_more_is_due_than_its_limit() -> None:
     world = _World()
     world.run(40, 0.1, 0.9)
     assert world.error(limit=0.1) == pytest.approx(0, abs=1e-6)
 
 
-def test_another_arbiter_begins_a_new_window() -> None:
+@pytest.mark.parametrize("counter", ["used", "waited"])
+def test_another_arbiter_begins_a_new_window(counter: str) -> None:
+    """By either count: the other may be as large as before."""
     world = _World()
     world.run(40, 0.1, 0.9)
-    world.used = world.waited = 0
+    setattr(world, counter, 0.0)
     world.run(10, 0.25, 0.75)
     assert world.error() is None
     world.run(10, 0.25, 0.75)
@@ -107,6 +129,8 @@ def test_an_arbiter_without_weights_and_an_ended_tenant_have_none() -> None:
     assert world.error() is None
     world.run(40, 0.1, 0.9)
     assert world.error() is not None
+    world.fairness.forget(2)
+    assert world.error() is not None, "another tenant's end"
     world.fairness.forget(1)
     assert world.error() is None
     world.run(40, 0.1, 0.9)

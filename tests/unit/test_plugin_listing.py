@@ -61,7 +61,10 @@ def test_the_longest_list_of_eight_gpus_is_within_64_kib() -> None:
     assert message.ByteSize() == slots.list_bytes <= 64 << 10
 
 
-def test_it_is_sent_again_when_a_gpus_health_changes_and_not_else() -> None:
+def test_it_is_sent_again_when_a_gpus_health_changes_and_not_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("device_plugin.server._WAKE_S", 60.0)  # at once, not at the next look
     slots = Slots(gpus(2))
     listing = Listing(slots, topology=False)
     lists = _lists(listing)

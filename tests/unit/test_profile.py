@@ -132,6 +132,35 @@ def test_a_made_one_is_whole_and_its_owner_s(tmp_path: Path) -> None:
     assert read(tmp_path) == decode(page(EMPTY, EMPTY, row(b"a", 1)))
 
 
+def test_who_asks_for_one_user_s_gets_no_other_s(tmp_path: Path) -> None:
+    make(tmp_path)
+    assert read(tmp_path, os.geteuid()) is not None
+    assert read(tmp_path, os.geteuid() + 1) is None
+
+
+def test_a_made_one_is_its_user_s_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(os, "fchown", lambda _fd, uid, _gid: given.append(uid))
+    make(tmp_path, 4242)
+    assert given == [4242]
+    (tmp_path / "profile").unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    make(tmp_path, 4242)
+    assert list(tmp_path.iterdir()) == [], "half of one would be filled at a full disk"
+
+
+def test_launches_that_nobody_timed_take_the_mean_of_the_others() -> None:
+    assert Kernel("a", 10, 10, 2, 100, 3, 150).whole_ns == 500
+    assert Kernel("a", 5, 5, 2, 100, 3, 150).whole_ns == 250
+    assert Kernel("a", 10, 10).whole_ns == 0
+
+
 def fails(what: Callable[[], object]) -> int | None:
     try:
         what()
@@ -245,5 +274,7 @@ def test_the_largest_are_named_and_the_rest_is_one() -> None:
     assert [k.name for k in found] == ["large", "mid", OTHER]
     assert found[-1] == Kernel(OTHER, 13, 13, 10, 15)
     assert top(Profile(kernels[1:2]), 2) == (kernels[1],)
+    tied = tuple(Kernel(name, n) for name, n in (("b", 3), ("a", 3), ("z", 4)))
+    assert [k.name for k in top(Profile(tied), 3)] == ["z", "a", "b"]
     assert top(Profile(), 2) == ()
     assert [k.name for k in top(Profile(kernels), 0)] == [OTHER]

@@ -19,6 +19,9 @@ def test_a_session_says_totals_and_they_add_up_over_sessions() -> None:
     traffic.ended("a")
     assert traffic.heard("c 1 1 0")
     assert traffic.seen().carried == Carried(36, 8)
+    for session in ("b", "c"):
+        traffic.ended(session)
+    assert not traffic._sessions, "nothing is kept of those that ended"
 
 
 def test_a_lease_has_what_its_sessions_carried_until_it_ends() -> None:
@@ -58,6 +61,7 @@ def test_bytes_never_go_back() -> None:
     traffic = Traffic()
     traffic.heard("a 10 10 0")
     assert not traffic.heard("a 9 20 0")
+    assert not traffic.heard("a 20 9 0")
     assert traffic.seen().carried == Carried(10, 10)
 
 
